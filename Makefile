@@ -1,0 +1,53 @@
+# Everything runs from a clean clone with Python 3.10 or newer and PyPI; nothing else is needed.
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+SRC := llama-index-finetuning-embeddings
+export HF_HUB_OFFLINE ?= 1
+export TOKENIZERS_PARALLELISM ?= false
+
+.DEFAULT_GOAL := help
+.PHONY: help install example test test-slow bench lint fmt build clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: $(BIN)/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[demo]'
+	@touch $@
+
+$(VENV)/.installed: $(BIN)/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bm25,demo,dev,lora,plot]'
+	@touch $@ $(VENV)/.demo
+
+install: $(VENV)/.installed ## create .venv and install everything for development
+
+example: $(VENV)/.demo ## finetune the packaged MiniLM both ways on the standard library, and compare
+	$(BIN)/python examples/01_quickstart.py
+
+test: $(VENV)/.installed ## the fast suite
+	$(BIN)/python -m pytest
+
+test-slow: $(VENV)/.installed ## the slow suite: real model, wheel in a new environment, examples
+	$(BIN)/python -m pytest -m slow
+
+bench: $(VENV)/.installed ## side-by-side measurements (minutes to hours)
+	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+
+lint: $(VENV)/.installed ## ruff and mypy --strict
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+fmt: $(VENV)/.installed ## format and mend what can be mended
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+build: $(VENV)/.installed ## wheel and sdist into dist/
+	$(BIN)/python -m build
+
+clean: ## remove the environment and everything built
+	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache
