@@ -15,10 +15,14 @@ if TYPE_CHECKING:
     from llama_index.finetuning.embeddings.dataset import (
         EmbeddingQAFinetuneDataset as EmbeddingQAFinetuneDataset,
     )
+    from llama_index.finetuning.embeddings.sentence_transformer import (
+        SentenceTransformersFinetuneEngine as SentenceTransformersFinetuneEngine,
+    )
 
 _HOMES = {
     "base": ("BaseEmbeddingFinetuneEngine", "BaseFinetuningEngine"),
     "dataset": ("EmbeddingQAFinetuneDataset",),
+    "sentence_transformer": ("SentenceTransformersFinetuneEngine",),
     "errors": (
         "ConfigurationError",
         "DatasetError",

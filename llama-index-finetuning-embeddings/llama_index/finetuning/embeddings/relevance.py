@@ -1,0 +1,46 @@
+"""Which documents count as relevant to a query once identical texts are one text.
+
+Every place that picks negatives (losses, batches, mining) asks here, so that a document which
+is relevant to a query is never its negative, under whatever id it stands in the corpus.
+"""
+
+from collections import defaultdict
+
+from llama_index.finetuning.embeddings.dataset import EmbeddingQAFinetuneDataset
+
+
+class RelevanceIndex:
+    """Document keys by text, and each query's relevant keys.
+
+    Documents whose texts are equal, white space aside, share one key; queries whose texts are
+    equal share their relevant documents.
+
+    Attributes:
+        key_of: Document id to key; keys count up from 0 in the order of the corpus.
+        n_keys: Number of distinct document texts.
+    """
+
+    def __init__(self, dataset: EmbeddingQAFinetuneDataset) -> None:
+        keys: dict[str, int] = {}
+        self.key_of: dict[str, int] = {
+            docid: keys.setdefault(_normalised(text), len(keys))
+            for docid, text in dataset.corpus.items()
+        }
+        self.n_keys = len(keys)
+        self._text_of = {qid: _normalised(text) for qid, text in dataset.queries.items()}
+        relevant: defaultdict[str, set[int]] = defaultdict(set)
+        for qid, text in self._text_of.items():
+            relevant[text].update(self.key_of[docid] for docid in dataset.relevant_docs[qid])
+        self._relevant = {text: frozenset(found) for text, found in relevant.items()}
+
+    def relevant_keys(self, query_id: str) -> frozenset[int]:
+        """Return the keys of all documents that are relevant to a query."""
+        return self._relevant[self._text_of[query_id]]
+
+    def is_relevant(self, query_id: str, document_id: str) -> bool:
+        """Tell whether a document, or one of the same text, is relevant to a query."""
+        return self.key_of[document_id] in self.relevant_keys(query_id)
+
+
+def _normalised(text: str) -> str:
+    return " ".join(text.split())

@@ -1,0 +1,93 @@
+"""Checks on the engine's arguments, before any model is loaded."""
+
+import os
+from pathlib import Path, PurePath
+from typing import Any
+
+from llama_index.finetuning.embeddings.dataset import EmbeddingQAFinetuneDataset
+from llama_index.finetuning.embeddings.errors import ConfigurationError
+from llama_index.finetuning.embeddings.files import check_writable
+from llama_index.finetuning.embeddings.sentence_transformer.precision import PRECISIONS
+
+BATCHINGS = ("auto", "by_document", "pairs")
+
+
+def check_arguments(
+    *,
+    dataset: Any,
+    val_dataset: Any,
+    batch_size: Any,
+    epochs: Any,
+    evaluation_steps: Any,
+    checkpoint_save_steps: Any,
+    checkpoint_save_total_limit: Any,
+    max_seq_length: Any,
+    precision: Any,
+    batching: Any,
+    matryoshka_dims: Any,
+) -> None:
+    """Reject arguments that can't work.
+
+    Raises:
+        ConfigurationError: One can't; the message names it, its value and what it must be.
+        DatasetError: A dataset was changed after construction and no longer fits together.
+    """
+    _check_dataset("dataset", dataset)
+    if val_dataset is not None:
+        _check_dataset("val_dataset", val_dataset)
+    _check_integer("batch_size", batch_size, minimum=1)
+    _check_integer("epochs", epochs, minimum=1)
+    _check_integer("evaluation_steps", evaluation_steps, minimum=0)
+    _check_integer("checkpoint_save_steps", checkpoint_save_steps, minimum=1)
+    _check_integer("checkpoint_save_total_limit", checkpoint_save_total_limit, minimum=0)
+    if max_seq_length not in ("auto", None):
+        _check_integer("max_seq_length", max_seq_length, minimum=1, other="'auto', None or ")
+    _check_choice("precision", precision, PRECISIONS)
+    _check_choice("batching", batching, BATCHINGS)
+    if matryoshka_dims is not None:
+        if not matryoshka_dims:
+            raise ConfigurationError("'matryoshka_dims' must name at least one dimension (got []).")
+        for dim in matryoshka_dims:
+            _check_integer("matryoshka_dims", dim, minimum=1)
+
+
+def check_places(model_output_path: Path, checkpoint_path: Path | None) -> None:
+    """Make sure that the output and the checkpoints can be written.
+
+    Raises:
+        OutputError: One can't.
+    """
+    check_writable(model_output_path, name="model_output_path")
+    if checkpoint_path is not None:
+        check_writable(checkpoint_path, name="checkpoint folder")
+
+
+def checkpoint_folder(model_output_path: str | os.PathLike[str]) -> Path:
+    """Return ``checkpoints/<model_output_path>`` below the working directory.
+
+    An absolute path loses its root, and ``..`` its meaning, so that the folder always lies
+    under ``checkpoints``.
+    """
+    path = PurePath(model_output_path)
+    parts = [part for part in path.parts if part not in (path.anchor, "..", ".")]
+    return Path("checkpoints", *parts)
+
+
+def _check_dataset(name: str, dataset: Any) -> None:
+    if not isinstance(dataset, EmbeddingQAFinetuneDataset):
+        raise ConfigurationError(
+            f"'{name}' must be an EmbeddingQAFinetuneDataset (got {type(dataset).__name__})."
+        )
+    dataset.check()
+
+
+def _check_integer(name: str, value: Any, *, minimum: int, other: str = "") -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+        raise ConfigurationError(
+            f"'{name}' must be {other}an integer of at least {minimum} (got {value!r})."
+        )
+
+
+def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ConfigurationError(f"'{name}' must be in {choices} (got {value!r}).")

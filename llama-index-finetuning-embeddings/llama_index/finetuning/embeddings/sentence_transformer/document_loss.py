@@ -1,0 +1,148 @@
+"""The ranking loss of by-document steps, computed in small micro-batches."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from sentence_transformers import SentenceTransformer
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+from llama_index.finetuning.embeddings.sentence_transformer.by_document import MASKED, POSITIVE
+
+Features = dict[str, Any]
+
+# Small enough that a layer's activations are served from memory the process already holds and
+# stay in cache on a CPU; large enough to fill a GPU. See benchmarks/RESULTS.md.
+_MICRO_BATCH_TOKENS = {"cpu": 1024}
+_MICRO_BATCH_TOKENS_ELSEWHERE = 16_384
+# Steps with more tokens than this keep no activations but compute them again for the gradient.
+_KEEP_ACTIVATIONS_TOKENS = {"cpu": 16_384}
+_KEEP_ACTIVATIONS_TOKENS_ELSEWHERE = 65_536
+
+
+class DocumentRankingLoss(nn.Module):
+    """Softmax of each query over the step's documents, its other relevant documents left out.
+
+    For every trained pair of a query and a document, the cross-entropy of the document among all
+    documents of the step that are not relevant to the query, over cosine similarities times
+    ``scale`` (InfoNCE, van den Oord et al. 2018, https://arxiv.org/abs/1807.03748; the loss of
+    sentence-transformers' ``MultipleNegativesRankingLoss`` when every document has one query).
+
+    Texts are encoded in micro-batches of similar length. A step that is too long to keep its
+    activations computes each micro-batch again when its gradient is due, which gives the same
+    gradients as GradCache (Gao et al. 2021, https://arxiv.org/abs/2101.06983) for one more
+    forward pass.
+
+    Args:
+        model: The model to train.
+        scale: Factor on the cosine similarities, the inverse of the temperature.
+        dims: Train the first so many dimensions too, each as a vector of its own (Matryoshka
+            Representation Learning, Kusupati et al. 2022, https://arxiv.org/abs/2205.13147);
+            the losses are averaged. None trains the whole vector.
+        micro_batch_tokens: Padded tokens a micro-batch; None chooses by device.
+        keep_activations_tokens: Padded tokens up to which a step keeps its activations; None
+            chooses by device.
+    """
+
+    def __init__(
+        self,
+        model: SentenceTransformer,
+        *,
+        scale: float = 20.0,
+        dims: Sequence[int] | None = None,
+        micro_batch_tokens: int | None = None,
+        keep_activations_tokens: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.scale = scale
+        self.dims = tuple(dims) if dims is not None else None
+        self.micro_batch_tokens = micro_batch_tokens
+        self.keep_activations_tokens = keep_activations_tokens
+
+    def forward(self, sentence_features: Iterable[Features], labels: Tensor) -> Tensor:
+        """Return the mean loss over the trained pairs.
+
+        Args:
+            sentence_features: Tokens of the queries and of the documents.
+            labels: The step's targets, shape ``(n_queries, n_documents)``.
+        """
+        queries, documents = self._encode(list(sentence_features))
+        dims = self.dims or (documents.shape[1],)
+        losses = [self._ranking(queries[:, :dim], documents[:, :dim], labels) for dim in dims]
+        return torch.stack(losses).mean()
+
+    def _ranking(self, queries: Tensor, documents: Tensor, targets: Tensor) -> Tensor:
+        # Similarities in fp32: at scale 20 the eight bits of bf16 are too coarse for a softmax.
+        queries = functional.normalize(queries.float(), dim=1)
+        documents = functional.normalize(documents.float(), dim=1)
+        lines, columns = (targets == POSITIVE).nonzero(as_tuple=True)
+        scores = (queries @ documents.T * self.scale)[lines]
+        hidden = (targets == POSITIVE) | (targets == MASKED)
+        hidden = hidden[lines].scatter(1, columns[:, None], False)  # noqa: FBT003
+        return functional.cross_entropy(scores.masked_fill(hidden, float("-inf")), columns)
+
+    def _encode(self, sides: list[Features]) -> list[Tensor]:
+        if not all(_is_padded(features) for features in sides):
+            return [self._embed(features) for features in sides]
+        device = sides[0]["attention_mask"].device.type
+        budget = self.micro_batch_tokens or _MICRO_BATCH_TOKENS.get(
+            device, _MICRO_BATCH_TOKENS_ELSEWHERE
+        )
+        keep = self.keep_activations_tokens
+        if keep is None:
+            keep = _KEEP_ACTIVATIONS_TOKENS.get(device, _KEEP_ACTIVATIONS_TOKENS_ELSEWHERE)
+        tokens = sum(int(features["attention_mask"].sum()) for features in sides)
+        embed = self._embed if tokens <= keep else partial(_recomputed, self._embed)
+        return [_in_micro_batches(features, budget, embed) for features in sides]
+
+    def _embed(self, features: Features) -> Tensor:
+        embeddings: Tensor = self.model(features)["sentence_embedding"]
+        return embeddings
+
+
+def _recomputed(embed: Any, features: Features) -> Tensor:
+    result: Tensor = checkpoint(embed, features, use_reentrant=False)
+    return result
+
+
+def _is_padded(features: Features) -> bool:
+    mask = features.get("attention_mask")
+    return isinstance(mask, Tensor) and mask.ndim == 2
+
+
+def _in_micro_batches(features: Features, budget: int, embed: Any) -> Tensor:
+    lengths = features["attention_mask"].sum(dim=1)
+    order = torch.argsort(lengths, descending=True, stable=True)
+    parts = [embed(_rows(features, rows)) for rows in _packed(order, lengths, budget)]
+    return torch.cat(parts)[torch.argsort(order)]
+
+
+def _packed(order: Tensor, lengths: Tensor, budget: int) -> Iterator[Tensor]:
+    """Split rows that are sorted by falling length into runs of at most ``budget`` tokens."""
+    start = 0
+    while start < len(order):
+        longest = max(int(lengths[order[start]]), 1)
+        stop = start + max(budget // longest, 1)
+        yield order[start:stop]
+        start = stop
+
+
+def _rows(features: Features, rows: Tensor) -> Features:
+    """Take some rows of a padded batch and cut the padding that they all share at the end."""
+    mask = features["attention_mask"]
+    n, padded = mask.shape
+    used = mask[rows].any(dim=0).nonzero()
+    width = int(used[-1]) + 1 if len(used) else padded
+    taken: Features = {}
+    for name, value in features.items():
+        if not (isinstance(value, Tensor) and value.ndim and value.shape[0] == n):
+            taken[name] = value
+        elif value.ndim == 2 and value.shape[1] == padded:
+            taken[name] = value[rows, :width]
+        else:
+            taken[name] = value[rows]
+    return taken

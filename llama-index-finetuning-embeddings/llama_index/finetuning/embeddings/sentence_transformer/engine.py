@@ -1,0 +1,476 @@
+"""`SentenceTransformersFinetuneEngine`."""
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from llama_index.core.base.embeddings.base import BaseEmbedding
+from sentence_transformers import SentenceTransformer
+from transformers import PrinterCallback, ProgressCallback, TrainerCallback, set_seed
+
+from llama_index.finetuning.embeddings.base import BaseFinetuningEngine
+from llama_index.finetuning.embeddings.dataset import EmbeddingQAFinetuneDataset
+from llama_index.finetuning.embeddings.description import token_lengths
+from llama_index.finetuning.embeddings.errors import ConfigurationError
+from llama_index.finetuning.embeddings.evaluation.evaluate import RetrievalResult
+from llama_index.finetuning.embeddings.manifest import describe_run
+from llama_index.finetuning.embeddings.sentence_transformer import lora, saving, upstream
+from llama_index.finetuning.embeddings.sentence_transformer.arguments import (
+    check_arguments,
+    check_places,
+    checkpoint_folder,
+)
+from llama_index.finetuning.embeddings.sentence_transformer.length import (
+    choose_max_seq_length,
+    set_max_seq_length,
+)
+from llama_index.finetuning.embeddings.sentence_transformer.precision import choose_precision
+from llama_index.finetuning.embeddings.sentence_transformer.task import Task, build_task
+from llama_index.finetuning.embeddings.sentence_transformer.training import (
+    BestModel,
+    CheckpointSeal,
+    Progress,
+    Trainer,
+    TrainingArguments,
+    last_checkpoint,
+    merge_training_args,
+)
+from llama_index.finetuning.embeddings.sentence_transformer.validation import (
+    RetrievalEvaluator,
+)
+
+logger = logging.getLogger(__name__)
+
+BASE_STEP = 0
+
+
+class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
+    """Finetune all weights of a Sentence Transformer on queries and their relevant documents.
+
+    Training runs through sentence-transformers' Trainer. By default every document of a step
+    is encoded once with all its queries, the passages are read at the length that they have,
+    and a document that is relevant to a query is never its negative. With a validation set the
+    weights that score best on it are kept, the untouched base's included, so that the model
+    handed back is never worse there than the one that came in.
+
+    Args:
+        dataset: What to train on.
+        model_id: A model's name on the Hugging Face Hub, or a folder.
+        model_output_path: The folder that the finetuned model replaces, whole or not at all.
+        batch_size: Documents a step in by-document batches, pairs a step otherwise.
+        val_dataset: What to choose the best weights by, with nDCG@10.
+        loss: A sentence-transformers loss, built on any model, or its class, or a callable that
+            takes the model. None is ``MultipleNegativesRankingLoss``.
+        epochs: Passes over the training data.
+        show_progress_bar: Show one.
+        evaluation_steps: Steps between two evaluations; 0 evaluates after each epoch.
+        use_all_docs: Train on every relevant document of a query, not only on its first. The
+            others are never negatives in any case.
+        trust_remote_code: Run code that the model's folder brings.
+        device: Where to train, e.g. ``"cpu"``; None chooses.
+        save_checkpoints: Write checkpoints under ``checkpoints/<model_output_path>``.
+        resume_from_checkpoint: Go on from the last whole checkpoint of the same run, if any.
+        checkpoint_save_steps: Steps between two checkpoints.
+        checkpoint_save_total_limit: Checkpoints to keep; 0 keeps all.
+        training_args: ``SentenceTransformerTrainingArguments``, or some of its fields as a dict,
+            laid over the engine's own choices.
+        matryoshka_dims: Train these prefixes of the vectors too.
+        peft_config: Train a PEFT adapter such as LoRA, merged into the saved model.
+        query_prompt: Put before every query, in training, evaluation and the returned model.
+        text_prompt: Put before every document, likewise.
+        max_seq_length: Tokens of a text that the model reads. ``"auto"``: the model's own, but if
+            that cuts more than 5 % of the training documents, the length that holds 95 % of them,
+            as far as the model's positions reach. None: the model's own.
+        precision: ``"auto"`` (bf16 where the hardware has it, else fp32), ``"bf16"``, ``"fp16"``
+            or ``"fp32"``. Weights and optimizer are in fp32 in any case.
+        batching: ``"by_document"``, ``"pairs"``, or ``"auto"``: by document where the loss allows
+            it and documents have more than one query.
+        model_kwargs: Passed to ``SentenceTransformer`` as its ``model_kwargs``.
+        callbacks: Transformers callbacks for the Trainer.
+        seed: The one source of randomness.
+
+    Raises:
+        ConfigurationError: An argument has a value that can't work.
+        DatasetError: A dataset does not fit together.
+        OutputError: The output folder can't be written.
+        MissingExtraError: ``peft_config`` without PEFT.
+    """
+
+    def __init__(
+        self,
+        dataset: EmbeddingQAFinetuneDataset,
+        model_id: str = "BAAI/bge-small-en",
+        model_output_path: str = "exp_finetune",
+        batch_size: int = 10,
+        val_dataset: EmbeddingQAFinetuneDataset | None = None,
+        loss: Any | None = None,
+        epochs: int = 2,
+        show_progress_bar: bool = True,
+        evaluation_steps: int = 50,
+        use_all_docs: bool = False,
+        trust_remote_code: bool = False,
+        device: Any | None = None,
+        save_checkpoints: bool = False,
+        resume_from_checkpoint: bool = False,
+        checkpoint_save_steps: int = 500,
+        checkpoint_save_total_limit: int = 0,
+        *,
+        training_args: TrainingArguments | Mapping[str, Any] | None = None,
+        matryoshka_dims: Sequence[int] | None = None,
+        peft_config: Any | None = None,
+        query_prompt: str | None = None,
+        text_prompt: str | None = None,
+        max_seq_length: int | str | None = "auto",
+        precision: str = "auto",
+        batching: str = "auto",
+        model_kwargs: Mapping[str, Any] | None = None,
+        callbacks: Sequence[TrainerCallback] | None = None,
+        seed: int = 42,
+    ) -> None:
+        check_arguments(
+            dataset=dataset,
+            val_dataset=val_dataset,
+            batch_size=batch_size,
+            epochs=epochs,
+            evaluation_steps=evaluation_steps,
+            checkpoint_save_steps=checkpoint_save_steps,
+            checkpoint_save_total_limit=checkpoint_save_total_limit,
+            max_seq_length=max_seq_length,
+            precision=precision,
+            batching=batching,
+            matryoshka_dims=matryoshka_dims,
+        )
+        self.dataset = dataset
+        self.model_id = os.fspath(model_id)
+        self.model_output_path = os.fspath(model_output_path)
+        self.batch_size = batch_size
+        self.val_dataset = val_dataset
+        self.epochs = epochs
+        self.show_progress_bar = show_progress_bar
+        self.evaluation_steps = evaluation_steps
+        self.use_all_docs = use_all_docs
+        self.trust_remote_code = trust_remote_code
+        self.device = device
+        self.checkpoint_path = (
+            checkpoint_folder(self.model_output_path)
+            if save_checkpoints or resume_from_checkpoint
+            else None
+        )
+        self.save_checkpoints = save_checkpoints
+        self.resume_from_checkpoint = resume_from_checkpoint
+        self.checkpoint_save_steps = checkpoint_save_steps
+        self.checkpoint_save_total_limit = checkpoint_save_total_limit
+        self.training_args = training_args
+        self.matryoshka_dims = matryoshka_dims
+        self.peft_config = peft_config
+        self.query_prompt = query_prompt or ""
+        self.text_prompt = text_prompt or ""
+        self.max_seq_length = max_seq_length
+        self.precision = precision
+        self.batching = batching
+        self.model_kwargs = dict(model_kwargs or {})
+        self.callbacks = list(callbacks or [])
+        self.seed = seed
+        check_places(Path(self.model_output_path), self.checkpoint_path)
+        merge_training_args(self._default_training_args("unused", "fp32"), training_args, {})
+
+        self.model = self._load_model()
+        set_seed(seed)
+        if peft_config is not None:
+            lora.add_adapter(self.model, peft_config)
+        self._task = self._build_task(loss)
+        self.loss = self._task.loss
+        self.evaluator = (
+            None
+            if val_dataset is None
+            else RetrievalEvaluator(
+                val_dataset, query_prompt=self.query_prompt, text_prompt=self.text_prompt
+            )
+        )
+
+    def _load_model(self) -> SentenceTransformer:
+        backend = self.model_kwargs.pop("backend", "torch")
+        if backend != "torch":
+            raise ConfigurationError(
+                f"'model_kwargs' must leave 'backend' at 'torch' to train (got {backend!r}). Export "
+                "the finetuned folder afterwards."
+            )
+        model = SentenceTransformer(
+            self.model_id,
+            trust_remote_code=self.trust_remote_code,
+            device=None if self.device is None else str(self.device),
+            model_kwargs=self.model_kwargs or None,
+        )
+        # The folder's own prompts go: the LlamaIndex wrapper never uses them, so neither do we.
+        model.prompts = {
+            "query": self.query_prompt,
+            "document": self.text_prompt,
+            "text": self.text_prompt,
+        }
+        model.default_prompt_name = None
+        if not {"dtype", "torch_dtype"} & self.model_kwargs.keys():
+            model.float()
+        return model
+
+    def _build_task(self, loss: Any) -> Task:
+        dim = upstream.embedding_dimension(self.model)
+        for wanted in self.matryoshka_dims or ():
+            if dim is not None and wanted > dim:
+                raise ConfigurationError(
+                    f"'matryoshka_dims' must not exceed the model's {dim} dimensions (got {wanted})."
+                )
+        return build_task(
+            self.dataset,
+            self.model,
+            loss=loss,
+            batching=self.batching,
+            use_all_docs=self.use_all_docs,
+            matryoshka_dims=self.matryoshka_dims,
+            query_prompt=self.query_prompt,
+            text_prompt=self.text_prompt,
+            seed=self.seed,
+        )
+
+    def _default_training_args(self, output_dir: str, precision: str) -> dict[str, Any]:
+        strategy = "epoch" if self.evaluation_steps == 0 else "steps"
+        return {
+            "output_dir": output_dir,
+            "num_train_epochs": self.epochs,
+            "per_device_train_batch_size": self.batch_size,
+            "learning_rate": 2e-5,
+            "bf16": precision == "bf16",
+            "fp16": precision == "fp16",
+            "eval_strategy": "no" if self.val_dataset is None else strategy,
+            "eval_steps": self.evaluation_steps or None,
+            "save_strategy": "steps" if self.save_checkpoints else "no",
+            "save_steps": self.checkpoint_save_steps,
+            "save_total_limit": self.checkpoint_save_total_limit or None,
+            "logging_steps": 10,
+            "report_to": "none",
+            "disable_tqdm": not self.show_progress_bar,
+            "seed": self.seed,
+            "use_cpu": self.device is not None and str(self.device).startswith("cpu"),
+            **upstream.warmup_argument(0.1),
+        }
+
+    def finetune(self, **train_kwargs: Any) -> None:
+        """Train, keep the best weights, and write the model to ``model_output_path``.
+
+        Args:
+            **train_kwargs: Fields of ``SentenceTransformerTrainingArguments`` for this call, over
+                those of the constructor, e.g. ``learning_rate=5e-5``.
+
+        Raises:
+            ConfigurationError: A keyword is no training argument.
+            TrainingError: The loss is no longer finite.
+            OutputError: The output can't be written.
+        """
+        self.dataset.check()
+        output = Path(self.model_output_path)
+        check_places(output, self.checkpoint_path)
+        precision = choose_precision(self.precision, self.model.device)
+        with self._work_folder() as folder:
+            args = merge_training_args(
+                self._default_training_args(str(folder), precision),
+                self.training_args,
+                train_kwargs,
+            )
+            started = time.perf_counter()
+            set_seed(self.seed)
+            own_length = self.model.max_seq_length
+            base = None if self.evaluator is None else self.evaluator.evaluate(self.model)
+            self._set_max_seq_length()
+            phases = {"evaluate base": time.perf_counter() - started}
+            started = time.perf_counter()
+            trainer, best = self._train(folder, args, base)
+            phases["train"] = time.perf_counter() - started
+            result = base
+            if best is not None and self.evaluator is not None:
+                best.restore()
+                if best.step == BASE_STEP:
+                    set_max_seq_length(self.model, own_length)
+                else:
+                    result = self.evaluator.evaluate(self.model)
+            self._save(output, trainer, best, base, result, phases)
+            shutil.rmtree(folder / "best", ignore_errors=True)
+
+    @contextlib.contextmanager
+    def _work_folder(self) -> Iterator[Path]:
+        """Yield the checkpoint folder, or one that is gone afterwards."""
+        if self.checkpoint_path is not None:
+            self.checkpoint_path.mkdir(parents=True, exist_ok=True)
+            yield self.checkpoint_path
+            return
+        parent = Path(self.model_output_path).resolve().parent
+        parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".finetune-", dir=parent) as folder:
+            yield Path(folder)
+
+    def _set_max_seq_length(self) -> None:
+        chosen = self.max_seq_length
+        if chosen == "auto":
+            prefix = self.text_prompt
+            texts = [prefix + self.dataset.corpus[docid] for docid in self._training_documents()]
+            chosen = choose_max_seq_length(self.model, token_lengths(texts, self.model))
+        if chosen is not None:
+            set_max_seq_length(self.model, chosen)
+
+    def _training_documents(self) -> list[str]:
+        relevant = self.dataset.relevant_docs
+        last = None if self.use_all_docs else 1
+        return list(dict.fromkeys(d for qid in self.dataset.queries for d in relevant[qid][:last]))
+
+    def _train(
+        self, folder: Path, args: TrainingArguments, base: RetrievalResult | None
+    ) -> tuple[Trainer, BestModel | None]:
+        fingerprint = self._fingerprint(args)
+        checkpoint = last_checkpoint(folder, fingerprint) if self.resume_from_checkpoint else None
+        if self.resume_from_checkpoint:
+            logger.info("Resuming from %s", checkpoint or "the start: there is no checkpoint")
+        if checkpoint is None:
+            shutil.rmtree(folder / "best", ignore_errors=True)
+        best = None
+        callbacks = [CheckpointSeal(fingerprint), *self.callbacks]
+        if base is not None:
+            best = BestModel(self.model, folder / "best")
+            best.offer(base.metrics["ndcg@10"], BASE_STEP)
+            callbacks.append(best)
+        trainer = Trainer(
+            batch_sampler=self._task.batch_sampler,
+            model=self.model,
+            args=self._with_prompts(args),
+            train_dataset=self._task.rows,
+            loss=self.loss,
+            evaluator=self.evaluator,
+            data_collator=self._task.collator,
+            callbacks=callbacks,
+        )
+        # Without a progress bar transformers would print every log line to standard output.
+        trainer.remove_callback(PrinterCallback)
+        if trainer.pop_callback(ProgressCallback) is not None:
+            trainer.add_callback(Progress)
+        try:
+            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+            if best is not None and best.history[-1]["step"] != trainer.state.global_step:
+                trainer.evaluate()
+        finally:
+            # Mixed precision wraps the model's forward; what comes back must compute in fp32.
+            trainer.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
+        return trainer, best
+
+    def _with_prompts(self, args: TrainingArguments) -> TrainingArguments:
+        if self._task.prompts and not args.prompts:
+            args.prompts = self._task.prompts
+        return args
+
+    def _fingerprint(self, args: TrainingArguments) -> str:
+        """Return what makes two runs the same, so that only checkpoints of this one are resumed."""
+        ignored = {"output_dir", "num_train_epochs", "max_steps", "disable_tqdm", "logging_dir"}
+        fields = {name: str(value) for name, value in args.to_dict().items() if name not in ignored}
+        parts = [self.model_id, self.dataset.fingerprint(), repr(self.loss), self._task.batching]
+        return hashlib.sha256(json.dumps([parts, fields], sort_keys=True).encode()).hexdigest()
+
+    def _save(
+        self,
+        output: Path,
+        trainer: Trainer,
+        best: BestModel | None,
+        base: RetrievalResult | None,
+        result: RetrievalResult | None,
+        phases: dict[str, float],
+    ) -> None:
+        metrics: dict[str, Any] = {}
+        summary = ""
+        if best is not None and base is not None and result is not None:
+            metrics = {"before": base.metrics, "after": result.metrics, "best_step": best.step}
+            summary = _summary(base, result, best.step)
+            logger.info(summary)
+        facts = describe_run(
+            engine=type(self).__name__,
+            parameters=self._parameters(trainer.args),
+            seed=self.seed,
+            dataset=self.dataset,
+            val_dataset=self.val_dataset,
+            seconds=phases,
+            metrics=metrics,
+            base_model=self.model_id,
+            prompts={"query": self.query_prompt, "text": self.text_prompt},
+            max_seq_length=_finite(self.model.max_seq_length),
+            training_log=trainer.state.log_history,
+        )
+        saving.save_model(self.model, output, facts=facts, card=saving.model_card(facts, summary))
+
+    def _parameters(self, args: TrainingArguments) -> dict[str, Any]:
+        return {
+            "model_id": self.model_id,
+            "loss": type(self.loss).__name__,
+            "batching": self._task.batching,
+            "batch_size": args.per_device_train_batch_size,
+            "epochs": args.num_train_epochs,
+            "learning_rate": args.learning_rate,
+            "precision": "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32",
+            "use_all_docs": self.use_all_docs,
+            "matryoshka_dims": list(self.matryoshka_dims) if self.matryoshka_dims else None,
+            "peft_config": None if self.peft_config is None else type(self.peft_config).__name__,
+        }
+
+    def get_finetuned_model(self, **model_kwargs: Any) -> BaseEmbedding:
+        """Load the finetuned model as a LlamaIndex embedding, with the prompts of the training.
+
+        Args:
+            **model_kwargs: Passed to ``HuggingFaceEmbedding``, e.g. ``embed_batch_size=64``.
+
+        Raises:
+            ModelFolderError: ``finetune()`` has not written a model yet.
+        """
+        from llama_index.embeddings.huggingface import HuggingFaceEmbedding
+
+        saving.require_model(Path(self.model_output_path))
+        usual = {
+            "model_name": self.model_output_path,
+            "query_instruction": self.query_prompt or None,
+            "text_instruction": self.text_prompt or None,
+            "trust_remote_code": self.trust_remote_code,
+            "device": None if self.device is None else str(self.device),
+        }
+        return HuggingFaceEmbedding(**{**usual, **model_kwargs})
+
+    def push_to_hub(self, repo_id: str, **kwargs: Any) -> str:
+        """Upload the finetuned folder, model card included, to the Hugging Face Hub.
+
+        Args:
+            repo_id: ``"user/name"`` of the model repository; created if it does not exist.
+            **kwargs: ``private`` and ``token``, and what ``HfApi.upload_folder`` takes.
+
+        Returns:
+            The address of the commit.
+
+        Raises:
+            ModelFolderError: ``finetune()`` has not written a model yet.
+        """
+        return saving.push_to_hub(Path(self.model_output_path), repo_id, **kwargs)
+
+
+def _finite(length: float | None) -> int | None:
+    return None if length is None or length == float("inf") else int(length)
+
+
+def _summary(base: RetrievalResult, result: RetrievalResult, best_step: int) -> str:
+    before, after = base.metrics["ndcg@10"], result.metrics["ndcg@10"]
+    if best_step == BASE_STEP:
+        return (
+            f"No step of the training beat the base's nDCG@10 of {before:.4f} on the validation "
+            "set: the base is handed back unchanged."
+        )
+    return (
+        f"nDCG@10 on the validation set: base {before:.4f}, finetuned {after:.4f} "
+        f"({after - before:+.4f}, step {best_step})."
+    )

@@ -1,0 +1,40 @@
+"""Training with PEFT adapters (LoRA and kin) that are merged into the saved model."""
+
+from pathlib import Path
+from typing import Any
+
+from sentence_transformers import SentenceTransformer
+
+from llama_index.finetuning.embeddings.errors import ConfigurationError, require
+from llama_index.finetuning.embeddings.sentence_transformer import upstream
+
+ADAPTER_FOLDER = "peft_adapter"
+
+
+def add_adapter(model: SentenceTransformer, peft_config: Any) -> None:
+    """Wrap the model's transformer in a PEFT model; only the adapter's weights train.
+
+    Raises:
+        MissingExtraError: PEFT is not installed.
+        ConfigurationError: It is no PEFT config, or the model has no transformer to adapt.
+    """
+    peft = require("peft", extra="lora", purpose="'peft_config'")
+    if not isinstance(peft_config, peft.PeftConfig):
+        raise ConfigurationError(
+            f"'peft_config' must be a peft.PeftConfig such as LoraConfig (got {peft_config!r})."
+        )
+    found = upstream.transformer_child(model)
+    if found is None:
+        raise ConfigurationError("'peft_config' needs a transformer model, which this one is not.")
+    module, name, transformer = found
+    setattr(module, name, peft.get_peft_model(transformer, peft_config))
+
+
+def merge_adapter(model: SentenceTransformer, folder: Path) -> None:
+    """Write the adapter below ``folder`` and fold it into the weights that it adapts."""
+    for module in model.children():
+        for name, child in list(module.named_children()):
+            # Only a PEFT model has this method, and PEFT need not be installed to ask.
+            if hasattr(child, "merge_and_unload"):
+                child.save_pretrained(str(folder / ADAPTER_FOLDER))
+                setattr(module, name, child.merge_and_unload())

@@ -1,0 +1,141 @@
+"""What each loss wants to be fed, and binding a loss to the engine's own model."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from sentence_transformers import SentenceTransformer
+from torch import nn
+
+from llama_index.finetuning.embeddings.errors import ConfigurationError
+from llama_index.finetuning.embeddings.sentence_transformer import upstream
+
+Loss = nn.Module | type[nn.Module] | Callable[[SentenceTransformer], nn.Module]
+
+
+@dataclass(frozen=True)
+class LossFormat:
+    """The rows that a loss is trained on.
+
+    Attributes:
+        kind: ``"ranking"``: (query, positive, hard negatives ...), the batch's other documents
+            are negatives; ``"labelled"``: (query, document, label 1 or 0); ``"triplet"``:
+            (query, positive, negative).
+        max_negatives: How many columns of hard negatives the loss takes at most.
+    """
+
+    kind: Literal["ranking", "labelled", "triplet"]
+    max_negatives: int | None = None
+
+
+_FORMATS = {
+    "MegaBatchMarginLoss": LossFormat("ranking", max_negatives=0),
+    # sentence-transformers 5 takes pairs or triplets here, no longer rows.
+    "GISTEmbedLoss": LossFormat("ranking", max_negatives=1),
+    "CachedGISTEmbedLoss": LossFormat("ranking", max_negatives=1),
+    "CosineSimilarityLoss": LossFormat("labelled"),
+    "CoSENTLoss": LossFormat("labelled"),
+    "AnglELoss": LossFormat("labelled"),
+    "ContrastiveLoss": LossFormat("labelled"),
+    "OnlineContrastiveLoss": LossFormat("labelled"),
+    "TripletLoss": LossFormat("triplet"),
+}
+_WRAPPERS = ("MatryoshkaLoss", "Matryoshka2dLoss", "AdaptiveLayerLoss")
+_UNSUPPORTED = {
+    "BatchAllTripletLoss": "class labels",
+    "BatchHardSoftMarginTripletLoss": "class labels",
+    "BatchHardTripletLoss": "class labels",
+    "BatchSemiHardTripletLoss": "class labels",
+    "ContrastiveTensionLoss": "unlabelled sentences",
+    "ContrastiveTensionLossInBatchNegatives": "unlabelled sentences",
+    "DenoisingAutoEncoderLoss": "unlabelled sentences",
+    "DistillKLDivLoss": "a teacher's scores",
+    "EmbedDistillLoss": "a teacher's vectors",
+    "MSELoss": "a teacher's vectors",
+    "MarginMSELoss": "a teacher's scores",
+    "SoftmaxLoss": "class labels",
+}
+
+
+def loss_format(loss: nn.Module) -> LossFormat:
+    """Return what a loss wants to be fed; a loss that is not known is taken as a ranking loss.
+
+    Raises:
+        ConfigurationError: The loss needs what queries and relevant documents do not give.
+    """
+    names = [cls.__name__ for cls in type(loss).__mro__]
+    if any(name in _WRAPPERS for name in names):
+        return loss_format(loss.loss)
+    for name in names:
+        if name in _UNSUPPORTED:
+            raise ConfigurationError(
+                f"'loss' can't be {name}: it learns from {_UNSUPPORTED[name]}, which a dataset of "
+                "queries and relevant documents does not hold. Use MultipleNegativesRankingLoss, "
+                "CosineSimilarityLoss or TripletLoss, or one of their kin."
+            )
+        if name in _FORMATS:
+            return _FORMATS[name]
+    return LossFormat("ranking")
+
+
+def build_loss(loss: Any, model: SentenceTransformer) -> nn.Module:
+    """Bind a loss to a model.
+
+    Args:
+        loss: An instance built on any model (its own and nested references to a model are
+            replaced; the guide of a GIST loss stays), a class, or a callable that takes the
+            model.
+        model: The model to train.
+
+    Raises:
+        ConfigurationError: It is none of these, or the callable returned no module.
+    """
+    if isinstance(loss, nn.Module):
+        _rebind(loss, model)
+        return loss
+    if not callable(loss):
+        raise ConfigurationError(
+            "'loss' must be a sentence-transformers loss, a loss class or a callable that takes "
+            f"the model (got {loss!r})."
+        )
+    built = loss(model)
+    if not isinstance(built, nn.Module):
+        raise ConfigurationError(
+            f"'loss' must return a torch.nn.Module when it is called with the model (got {built!r})."
+        )
+    return built
+
+
+def _rebind(loss: nn.Module, model: SentenceTransformer) -> None:
+    for name, child in list(loss.named_children()):
+        if isinstance(child, SentenceTransformer):
+            if name == "model":
+                setattr(loss, name, model)
+        else:
+            _rebind(child, model)
+
+
+def plain_ranking_scale(loss: Any) -> float | None:
+    """Return the scale of a loss that by-document batches compute themselves, else None.
+
+    That is no loss at all (the default), or ``MultipleNegativesRankingLoss`` and its cached
+    form, as class or instance, with cosine similarity and nothing but its first direction.
+    """
+    module = upstream.losses()
+    plain = (module.MultipleNegativesRankingLoss, module.CachedMultipleNegativesRankingLoss)
+    if loss is None or loss in plain:
+        return 20.0
+    if type(loss) not in plain:
+        return None
+    from sentence_transformers.util import cos_sim
+
+    usual = {
+        "similarity_fct": cos_sim,
+        "directions": ("query_to_doc",),
+        "partition_mode": "joint",
+        "hardness_mode": None,
+        "gather_across_devices": False,
+    }
+    if any(getattr(loss, name, value) != value for name, value in usual.items()):
+        return None
+    return float(loss.scale)

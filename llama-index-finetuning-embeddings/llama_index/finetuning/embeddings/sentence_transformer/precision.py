@@ -1,0 +1,38 @@
+"""Choosing the arithmetic of the training steps by what the hardware really has."""
+
+import torch
+
+from llama_index.finetuning.embeddings.errors import ConfigurationError
+
+PRECISIONS = ("auto", "bf16", "fp16", "fp32")
+
+
+def choose_precision(precision: str, device: torch.device) -> str:
+    """Return ``"bf16"``, ``"fp16"`` or ``"fp32"`` for a device.
+
+    ``"auto"`` is bf16 where the hardware multiplies bf16 matrices itself, else fp32. Weights
+    and optimizer stay in fp32 in any case.
+
+    Raises:
+        ConfigurationError: The device can't do what is asked for.
+    """
+    has_bf16 = supports_bf16(device)
+    if precision == "auto":
+        return "bf16" if has_bf16 else "fp32"
+    if precision == "fp16" and device.type == "cpu":
+        raise ConfigurationError("'precision' must not be 'fp16' on a CPU. Use 'auto' or 'fp32'.")
+    if precision == "bf16" and device.type != "cpu" and not has_bf16:
+        raise ConfigurationError(
+            f"'precision' is 'bf16', which {device} does not support. Use 'auto' or 'fp32'."
+        )
+    return precision
+
+
+def supports_bf16(device: torch.device) -> bool:
+    """Tell whether a device has matrix instructions for bf16."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type != "cpu":
+        return False
+    probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, probe, lambda: False)() for probe in probes)

@@ -1,0 +1,119 @@
+"""What one finetuning run trains on: rows, batches, collator and loss that belong together."""
+
+import functools
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from datasets import Dataset
+from sentence_transformers import SentenceTransformer
+from torch import nn
+
+from llama_index.finetuning.embeddings.dataset import EmbeddingQAFinetuneDataset
+from llama_index.finetuning.embeddings.errors import ConfigurationError
+from llama_index.finetuning.embeddings.sentence_transformer import rows, upstream
+from llama_index.finetuning.embeddings.sentence_transformer.batching import (
+    FalseNegativeFreeBatchSampler,
+)
+from llama_index.finetuning.embeddings.sentence_transformer.by_document import (
+    StepBuilder,
+    StepCollator,
+)
+from llama_index.finetuning.embeddings.sentence_transformer.document_loss import (
+    DocumentRankingLoss,
+)
+from llama_index.finetuning.embeddings.sentence_transformer.losses import (
+    build_loss,
+    loss_format,
+    plain_ranking_scale,
+)
+
+logger = logging.getLogger(__name__)
+
+_MAX_QUERIES_PER_DOCUMENT = 8
+
+
+@dataclass(frozen=True)
+class Task:
+    """Everything that the Trainer needs to know about the data.
+
+    Attributes:
+        batching: ``"by_document"`` or ``"pairs"``.
+        rows: The training rows.
+        loss: The loss, bound to the model.
+        batch_sampler: Makes the sampler from the rows, a batch size and ``drop_last``.
+        collator: Turns rows into tensors; None is sentence-transformers' own.
+        prompts: Column name to prompt, for sentence-transformers' own collator.
+    """
+
+    batching: str
+    rows: Dataset
+    loss: nn.Module
+    batch_sampler: Callable[..., FalseNegativeFreeBatchSampler]
+    collator: StepCollator | None
+    prompts: dict[str, str] | None
+
+
+def build_task(
+    dataset: EmbeddingQAFinetuneDataset,
+    model: SentenceTransformer,
+    *,
+    loss: Any,
+    batching: str,
+    use_all_docs: bool,
+    matryoshka_dims: Sequence[int] | None,
+    query_prompt: str,
+    text_prompt: str,
+    seed: int,
+) -> Task:
+    """Choose the batching and lay out rows, collator and loss for it.
+
+    Raises:
+        ConfigurationError: The loss can't be trained by document, or not on this data.
+    """
+    scale = plain_ranking_scale(loss)
+    if batching == "by_document" and scale is None:
+        raise ConfigurationError(
+            "'batching' can be 'by_document' only for MultipleNegativesRankingLoss with cosine "
+            f"similarity (got {_name(loss)}). Use batching='pairs' or leave 'loss' out."
+        )
+    if batching == "auto":
+        pairs = rows.training_pairs(dataset, use_all_docs=use_all_docs)
+        shared = len({docid for _, docid in pairs}) < len(pairs)
+        batching = "by_document" if scale is not None and shared else "pairs"
+    if batching == "by_document":
+        grouped = rows.document_rows(
+            dataset, use_all_docs=use_all_docs, max_queries=_MAX_QUERIES_PER_DOCUMENT
+        )
+        steps = StepBuilder(dataset, grouped)
+        return Task(
+            batching=batching,
+            rows=Dataset.from_dict({"row": list(range(len(grouped)))}),
+            loss=DocumentRankingLoss(model, scale=scale or 20.0, dims=matryoshka_dims),
+            batch_sampler=functools.partial(
+                FalseNegativeFreeBatchSampler, keys=steps.keys, seed=seed
+            ),
+            collator=StepCollator(model, steps, query_prompt, text_prompt),
+            prompts=None,
+        )
+    bound = build_loss(loss or upstream.losses().MultipleNegativesRankingLoss, model)
+    if matryoshka_dims is not None:
+        bound = upstream.losses().MatryoshkaLoss(model, bound, list(matryoshka_dims))
+    laid_out = rows.build_rows(dataset, loss_format(bound), use_all_docs=use_all_docs, seed=seed)
+    texts = [name for name in laid_out.columns if name != "label"]
+    prompts = {name: text_prompt for name in texts} | {texts[0]: query_prompt}
+    return Task(
+        batching=batching,
+        rows=Dataset.from_dict(laid_out.columns),
+        loss=bound,
+        batch_sampler=functools.partial(
+            FalseNegativeFreeBatchSampler, keys=laid_out.keys, seed=seed
+        ),
+        collator=None,
+        prompts={name: prompt for name, prompt in prompts.items() if prompt} or None,
+    )
+
+
+def _name(loss: Any) -> str:
+    return getattr(loss, "__name__", type(loss).__name__)

@@ -1,0 +1,221 @@
+"""The Trainer, its arguments, and the callback that remembers the best weights."""
+
+import dataclasses
+import difflib
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_model, save_model
+from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer
+from sentence_transformers import SentenceTransformerTrainingArguments as TrainingArguments
+from torch import Tensor
+from transformers import ProgressCallback, TrainerCallback, TrainerControl, TrainerState
+
+from llama_index.finetuning.embeddings.errors import ConfigurationError, TrainingError
+from llama_index.finetuning.embeddings.files import atomic_file, read_json_object
+from llama_index.finetuning.embeddings.sentence_transformer.validation import METRIC
+
+logger = logging.getLogger(__name__)
+
+_SEAL = "complete.txt"
+
+
+class Trainer(SentenceTransformerTrainer):  # type: ignore[misc]
+    """Sentence-transformers' Trainer with our batches, and a loss that must stay finite."""
+
+    def __init__(self, *, batch_sampler: Callable[..., Any], **kwargs: Any) -> None:
+        self._make_batch_sampler = batch_sampler
+        super().__init__(**kwargs)
+
+    def get_batch_sampler(
+        self, dataset: Any, batch_size: int, drop_last: bool, *args: Any, **kwargs: Any
+    ) -> Any:
+        """Return our sampler for the training rows."""
+        return self._make_batch_sampler(dataset, batch_size=batch_size, drop_last=drop_last)
+
+    def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
+        """Leave out upstream's model card, which would quote the user's documents."""
+
+    def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
+        """Compute the loss, and stop at the first that is NaN or infinite.
+
+        Raises:
+            TrainingError: It is; the message names the step.
+        """
+        result = super().compute_loss(*args, **kwargs)
+        loss: Tensor = result[0] if isinstance(result, tuple) else result
+        if not torch.isfinite(loss):
+            raise TrainingError(
+                f"The loss is {loss.item()} at step {self.state.global_step + 1}. Checkpoints and "
+                "an earlier model are unchanged; try a lower learning_rate, or precision='fp32'."
+            )
+        return result
+
+
+class CheckpointSeal(TrainerCallback):  # type: ignore[misc]
+    """Mark each checkpoint once it is whole, with the run that it belongs to.
+
+    Resuming then never starts from a checkpoint that was cut off, or from another run's.
+    """
+
+    def __init__(self, fingerprint: str) -> None:
+        self._fingerprint = fingerprint
+
+    def on_save(
+        self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Seal the checkpoint that the Trainer has just finished."""
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        if state.is_world_process_zero and folder.is_dir():
+            with atomic_file(folder / _SEAL) as stream:
+                stream.write(self._fingerprint)
+
+
+class Progress(ProgressCallback):  # type: ignore[misc]
+    """A progress bar that shows the latest loss beside it, not a line for every log entry."""
+
+    def on_log(
+        self,
+        args: Any,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: Mapping[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Show the loss, or the metric of an evaluation."""
+        shown = {"loss": "loss", f"eval_{METRIC}": "nDCG@10"}
+        news = {name: (logs or {})[key] for key, name in shown.items() if key in (logs or {})}
+        if self.training_bar is not None and news:
+            self.training_bar.set_postfix({name: f"{float(x):.4f}" for name, x in news.items()})
+
+
+class BestModel(TrainerCallback):  # type: ignore[misc]
+    """Keep the weights that scored best on the validation set, on disk.
+
+    Args:
+        model: The model in training.
+        folder: Where the weights and their score go; a folder that holds them already (a run
+            that is resumed) is gone on with.
+    """
+
+    def __init__(self, model: SentenceTransformer, folder: Path) -> None:
+        self._model = model
+        self._weights = folder / "model.safetensors"
+        self._facts = folder / "best.json"
+        folder.mkdir(parents=True, exist_ok=True)
+        self.history: list[dict[str, float]] = []
+
+    @property
+    def step(self) -> int:
+        """The step of the best weights; 0 is the untouched base."""
+        return int(read_json_object(self._facts)["step"])
+
+    @property
+    def score(self) -> float:
+        """The best weights' score; minus infinity before the first."""
+        if not (self._facts.is_file() and self._weights.is_file()):
+            return float("-inf")
+        return float(read_json_object(self._facts)["score"])
+
+    def offer(self, score: float, step: int) -> None:
+        """Keep the model's present weights if they score better than all before."""
+        self.history.append({"step": step, "ndcg@10": score})
+        if score <= self.score:
+            return
+        self._facts.unlink(missing_ok=True)
+        save_model(self._model, str(self._weights))
+        with atomic_file(self._facts) as stream:
+            stream.write(f'{{"score": {score!r}, "step": {step}}}\n')
+
+    def restore(self) -> None:
+        """Put the best weights into the model."""
+        load_model(self._model, str(self._weights), device=str(self._model.device))
+
+    def on_evaluate(
+        self,
+        args: Any,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: Mapping[str, float],
+        **kwargs: Any,
+    ) -> None:
+        """Offer the weights that were just evaluated."""
+        if state.is_world_process_zero:
+            self.offer(metrics[f"eval_{METRIC}"], state.global_step)
+
+
+def merge_training_args(
+    defaults: dict[str, Any],
+    given: TrainingArguments | Mapping[str, Any] | None,
+    overrides: Mapping[str, Any],
+) -> TrainingArguments:
+    """Lay the user's training arguments over the defaults, and a call's over both.
+
+    Args:
+        defaults: What the engine's own parameters ask for.
+        given: A mapping of field names, or an instance, of which the fields count that differ
+            from the class's own defaults.
+        overrides: What ``finetune()`` was called with.
+
+    Raises:
+        ConfigurationError: A name is no training argument, or a value is refused upstream.
+    """
+    if isinstance(given, TrainingArguments):
+        given = _changed_fields(given)
+    elif given is not None and not isinstance(given, Mapping):
+        raise ConfigurationError(
+            "'training_args' must be a dict or SentenceTransformerTrainingArguments "
+            f"(got {type(given).__name__})."
+        )
+    asked = {**(given or {}), **overrides}
+    if {"warmup_steps", "warmup_ratio"} & asked.keys():
+        # Two names for one thing: the user's must not be overruled by our other one.
+        defaults = {name: value for name, value in defaults.items() if "warmup" not in name}
+    merged = {**defaults, **asked}
+    known = {field.name for field in dataclasses.fields(TrainingArguments) if field.init}
+    for name in merged:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=3)
+            hint = f" Did you mean {', '.join(close)}?" if close else ""
+            raise ConfigurationError(
+                f"{name!r} is not a training argument of sentence-transformers.{hint}"
+            )
+    try:
+        return TrainingArguments(**merged)
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(f"The training arguments are refused: {error}") from error
+
+
+def _changed_fields(given: TrainingArguments) -> dict[str, Any]:
+    usual = TrainingArguments(output_dir="unused", report_to="none")
+    changed = {}
+    for field in dataclasses.fields(given):
+        value = getattr(given, field.name)
+        if field.init and value != getattr(usual, field.name):
+            changed[field.name] = value
+    return changed
+
+
+def last_checkpoint(folder: Path, fingerprint: str) -> Path | None:
+    """Return the newest whole checkpoint of a run, None if there is none."""
+    sealed = [
+        checkpoint
+        for checkpoint in folder.glob("checkpoint-*")
+        if _step(checkpoint) >= 0 and _seal(checkpoint) == fingerprint
+    ]
+    return max(sealed, key=_step, default=None)
+
+
+def _step(checkpoint: Path) -> int:
+    number = checkpoint.name.removeprefix("checkpoint-")
+    return int(number) if number.isdigit() else -1
+
+
+def _seal(checkpoint: Path) -> str | None:
+    try:
+        return (checkpoint / _SEAL).read_text(encoding="utf-8")
+    except OSError:
+        return None

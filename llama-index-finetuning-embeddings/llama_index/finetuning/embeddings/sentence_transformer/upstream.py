@@ -1,0 +1,71 @@
+"""The few places where sentence-transformers 5 and 6 differ."""
+
+import importlib
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
+
+import torch
+import transformers
+from packaging import version
+from sentence_transformers import SentenceTransformer
+from torch import Tensor, nn
+
+
+def losses() -> ModuleType:
+    """Return the module of sentence-transformers' losses (it moved in 6.0)."""
+    try:
+        return importlib.import_module("sentence_transformers.sentence_transformer.losses")
+    except ModuleNotFoundError:
+        return importlib.import_module("sentence_transformers.losses")
+
+
+def information_retrieval_evaluator() -> type[Any]:
+    """Return the class ``InformationRetrievalEvaluator`` (its module moved in 6.0)."""
+    try:
+        module = importlib.import_module("sentence_transformers.sentence_transformer.evaluation")
+    except ModuleNotFoundError:
+        module = importlib.import_module("sentence_transformers.evaluation")
+    evaluator: type[Any] = module.InformationRetrievalEvaluator
+    return evaluator
+
+
+def preprocess(
+    model: SentenceTransformer, texts: Sequence[str], prompt: str
+) -> dict[str, Tensor | Any]:
+    """Tokenize texts behind a prompt, exactly as ``model.encode(texts, prompt=prompt)`` does."""
+    if hasattr(model, "preprocess"):
+        features: dict[str, Tensor | Any] = model.preprocess(list(texts), prompt=prompt or None)
+        return features
+    features = dict(model.tokenize([prompt + text for text in texts]))
+    if prompt and "attention_mask" in features:
+        # The end-of-sequence token of the prompt alone is not part of the prompt before a text.
+        length = model.tokenize([prompt])["input_ids"].shape[-1] - 1
+        features["prompt_length"] = torch.full((len(texts),), length, dtype=torch.int)
+    return features
+
+
+def embedding_dimension(model: SentenceTransformer) -> int | None:
+    """Return the size of the model's vectors, None where it does not say."""
+    # get_sentence_embedding_dimension is the older name of the same method.
+    ask = getattr(model, "get_embedding_dimension", None) or model.get_sentence_embedding_dimension
+    dim: int | None = ask()
+    return dim
+
+
+def warmup_argument(share: float) -> dict[str, float]:
+    """Return the training argument that warms up over a share of the steps."""
+    if version.parse(transformers.__version__) >= version.parse("5"):
+        return {"warmup_steps": share}
+    return {"warmup_ratio": share}
+
+
+def transformer_child(model: SentenceTransformer) -> tuple[nn.Module, str, nn.Module] | None:
+    """Return the module that holds the Hugging Face model, the attribute's name and the model."""
+    from transformers import PreTrainedModel
+
+    for module in model.children():
+        for name, child in module.named_children():
+            if isinstance(child, PreTrainedModel):
+                return module, name, child
+    return None

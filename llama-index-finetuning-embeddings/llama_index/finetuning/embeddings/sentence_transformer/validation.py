@@ -1,0 +1,66 @@
+"""Scoring a model in training on the validation set."""
+
+from typing import Any
+
+import numpy as np
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.util import cos_sim
+
+from llama_index.finetuning.embeddings.dataset import EmbeddingQAFinetuneDataset
+from llama_index.finetuning.embeddings.evaluation.evaluate import (
+    RetrievalResult,
+    evaluate_rankings,
+)
+from llama_index.finetuning.embeddings.sentence_transformer import upstream
+
+METRIC = "cosine_ndcg@10"
+
+_Evaluator: Any = upstream.information_retrieval_evaluator()
+
+
+class RetrievalEvaluator(_Evaluator):  # type: ignore[misc]
+    """Sentence-transformers' evaluator, which also keeps each query's ranking for a report.
+
+    It ranks by cosine similarity, as a LlamaIndex index does, whatever the model's own
+    similarity is.
+
+    Args:
+        dataset: The validation set.
+        query_prompt: Put before every query.
+        text_prompt: Put before every document.
+    """
+
+    def __init__(
+        self, dataset: EmbeddingQAFinetuneDataset, *, query_prompt: str, text_prompt: str
+    ) -> None:
+        super().__init__(
+            queries=dataset.queries,
+            corpus=dataset.corpus,
+            relevant_docs={qid: set(dataset.relevant_docs[qid]) for qid in dataset.queries},
+            score_functions={"cosine": cos_sim},
+            query_prompt=query_prompt,
+            corpus_prompt=text_prompt,
+            write_csv=False,
+        )
+        self._dataset = dataset
+        self._hits: list[list[dict[str, Any]]] = []
+
+    def compute_metrics(self, queries_result_list: list[Any]) -> Any:
+        """Compute the metrics, and keep the ranking that they came from."""
+        self._hits = queries_result_list
+        return super().compute_metrics(queries_result_list)
+
+    def evaluate(self, model: SentenceTransformer) -> RetrievalResult:
+        """Embed the validation set, and score every query."""
+        self(model)
+        return self.last_result()
+
+    def last_result(self) -> RetrievalResult:
+        """Return the result of the latest evaluation, query by query."""
+        row_of = {docid: row for row, docid in enumerate(self._dataset.corpus)}
+        ranked = [
+            sorted(hits, key=lambda hit: (-hit["score"], hit["corpus_id"])) for hits in self._hits
+        ]
+        indices = np.array([[row_of[hit["corpus_id"]] for hit in hits] for hits in ranked])
+        scores = np.array([[hit["score"] for hit in hits] for hits in ranked], dtype=np.float32)
+        return evaluate_rankings(indices, self._dataset, scores=scores)
