@@ -1,0 +1,111 @@
+"""Calls of an LLM that run side by side, whether or not its async API is a real one."""
+
+import asyncio
+import functools
+import inspect
+import os
+import threading
+from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+from typing import Any, TypeVar
+
+from llama_index.core.llms.custom import CustomLLM
+from llama_index.core.llms.llm import LLM
+from typing_extensions import Self
+
+from llama_index.finetuning.embeddings.generation.journal import encodable
+
+T = TypeVar("T")
+
+
+class Calls:
+    """Asks an LLM through its async API, or in threads where that API would block.
+
+    Many LLMs only have an ``acomplete`` that calls ``complete``: it never gives way, so calls
+    would run one after another and stop the event loop. Those of ``CustomLLM`` are known; any
+    other one shows itself when its first call returns without having given way once.
+
+    Args:
+        llm: The LLM.
+        num_threads: How many calls can run at a time in threads.
+    """
+
+    def __init__(self, llm: LLM, num_threads: int) -> None:
+        self._llm = llm
+        self._threads = ThreadPoolExecutor(num_threads, thread_name_prefix="question-generation")
+        self._in_threads = _has_no_async_api(llm)
+        self._settled = self._in_threads
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def complete(self, prompt: str) -> str:
+        """Return the LLM's answer to a prompt."""
+        if self._in_threads:
+            return await self._in_a_thread(prompt)
+        loop = asyncio.get_running_loop()
+        gave_way = loop.create_future()
+        loop.call_soon(gave_way.set_result, None)  # can only run while the LLM waits
+        try:
+            answer = await self._llm.acomplete(prompt)
+        except NotImplementedError:
+            if self._settled and not self._in_threads:
+                raise
+            self._in_threads = self._settled = True
+            return await self._in_a_thread(prompt)
+        if not self._settled:
+            self._settled = gave_way.done()
+            self._in_threads = not gave_way.done()
+        return encodable(answer.text or "")
+
+    async def _in_a_thread(self, prompt: str) -> str:
+        loop = asyncio.get_running_loop()
+        try:
+            answer = await loop.run_in_executor(self._threads, self._llm.complete, prompt)
+        except NotImplementedError:
+            if self._settled and self._in_threads:
+                raise
+            # An LLM with an async API only, whose first answer came at once.
+            self._in_threads, self._settled = False, True
+            return await self.complete(prompt)
+        return encodable(answer.text or "")
+
+
+def _has_no_async_api(llm: LLM) -> bool:
+    own = inspect.getattr_static(type(llm), "acomplete", None)
+    return own is None or own is inspect.getattr_static(CustomLLM, "acomplete")
+
+
+def run_blocking(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine to its end from code that is not async, also below a running event loop.
+
+    All such runs share one event loop in a thread of its own: the connections that an LLM's
+    client keeps open belong to the loop that opened them, so that a second run in a new loop
+    would find them dead.
+    """
+    future = asyncio.run_coroutine_threadsafe(coroutine, _background_loop())
+    try:
+        return future.result()
+    except BaseException:
+        future.cancel()
+        raise
+
+
+@functools.cache
+def _background_loop() -> asyncio.AbstractEventLoop:
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name="question-generation", daemon=True).start()
+    return loop
+
+
+if hasattr(os, "register_at_fork"):  # the thread does not live on in a forked process
+    os.register_at_fork(after_in_child=_background_loop.cache_clear)

@@ -1,0 +1,262 @@
+r"""Questions in answers of plain lines: numbered, lettered, bulleted, labelled, or bare."""
+
+import re
+from collections import Counter
+from dataclasses import dataclass
+from enum import IntEnum
+
+from llama_index.finetuning.embeddings.generation.questions import (
+    ANSWER_LABEL,
+    ASKING_WORD,
+    ASKS,
+    MARKS,
+    NOTE_LABEL,
+    QUESTION_LABEL,
+    Question,
+    without_emphasis,
+)
+
+
+class Kind(IntEnum):
+    """How a line is marked; of two kinds that ask as much the lower one holds the questions."""
+
+    LABEL = 0
+    NUMBER = 1
+    ROMAN = 2
+    BULLET = 3
+    LETTER = 4
+    PLAIN = 5
+    ANSWER = 6
+    NOTE = 7
+
+
+@dataclass
+class _Line:
+    kind: Kind
+    indent: int
+    text: str
+    answer: str | None = None
+
+    @property
+    def asks(self) -> bool:
+        return ASKS.search(self.text) is not None
+
+
+_MARKERS = {
+    Kind.NUMBER: re.compile(
+        r"(?:[#(\[]|no\.?\s)?\s*(?:\d{1,3}(?:\.\d{1,2})?"
+        r"(?:\\?[.)\]:\u3001\uff0e\uff09\uff1a]+(?!\d)|\s*[-\u2013\u2014./](?=\s)"
+        rf"|\s+(?={ASKING_WORD}))"
+        r"|[\u4e00\u4e8c\u4e09\u56db\u4e94\u516d\u4e03\u516b\u4e5d\u5341]{1,3}[\u3001\uff0e.]"
+        r"|\d\ufe0f?\u20e3|[\u2460-\u2473\u2776-\u277f]|\U0001f51f)\s*(?=\S|$)",
+        re.IGNORECASE,
+    ),
+    Kind.ROMAN: re.compile(r"\(?(?:i{1,3}|iv|vi{0,3}|ix|x)[.)]\s+", re.IGNORECASE),
+    Kind.BULLET: re.compile(
+        r"(?:[*+~](?=\s)|[-=]>(?=\s)|[-\u2010-\u2015](?=\s|\[|[^\W\d])"
+        r"|[\u2022\u00b7\u2023\u2043\u25aa\u25ab\u25a0\u25a1\u25cf\u25cb\u25e6\u2219\u27a2\u27a4"
+        r"\u2192\u25ba\u25b8\u2713\u2714\u2705\u2753\u2754\U0001f449\U0001f539\U0001f538]\ufe0f?)"
+        r"\s*(?:\[[ xX]?\]\s*)?"
+    ),
+    Kind.LETTER: re.compile(r"\(?[a-z][.)]\s+", re.IGNORECASE),
+}
+_NUMBERS = {Kind.NUMBER: _MARKERS[Kind.NUMBER]}
+# A list with these marks has these two first.
+_STARTS = {
+    Kind.ROMAN: [re.compile(rf"^[^\w\n]*{one}[.)]\s", re.M | re.I) for one in ("i", "ii")],
+    Kind.LETTER: [re.compile(rf"^[^\w\n]*{one}[.)]\s", re.M | re.I) for one in ("a", "b")],
+}
+_RULE = re.compile(r"[\s*_=~#`.|+-]*")
+_FENCE = re.compile(r"\s*(?:```|~~~)")
+_INLINE = re.compile(
+    rf"(?<=[{MARKS}:\uff1a])([\"'\u201d*)]*)\s+"
+    r"(?=(?:\*\*)?(?:\(?\d{1,2}[.)]\s*[^\W\d]|(?:Q|Question )\d{1,2}\s*[:.)]|[\u2022\u25cf]\s))"
+)
+_SENTENCES = re.compile(r"(?<=[?\u061f])[\"\u201d]?\s+(?=\S)|(?<=\uff1f)\s*(?=\S)")
+_QUOTED = re.compile(rf"[\"\u201c]([^\"\u201c\u201d]*[{MARKS}])[\"\u201d]")
+_OPENERS = re.compile(
+    r"(?:(?:sure|certainly|of course|okay|ok|absolutely|great|no problem|gladly)\b[^.!:?]*[.!:,]\s*"
+    r"|(?:here(?: are| is|'s|\u2019s)|below (?:are|is)|the following (?:are|is)"
+    r"|(?:the|my|one) questions? (?:is|are|would be))\b[^:?]*:\s*)+",
+    re.IGNORECASE,
+)
+# What models say around their questions, and what they offer to do next.
+_TALK = re.compile(
+    r"(?:sure|certainly|of course|okay|absolutely|here (?:are|is)|here['\u2019]s|"
+    r"below (?:are|is)|based on (?:the|this|your)|let me know|please|feel free|hope|good luck|"
+    r"if you|as an ai|unfortunately|(?:i['\u2019]m )?sorry|thanks?(?: you)?|end of|"
+    r"no (?:answer|further|more|questions?)|assistant|great|"
+    r"i(?:['\u2019](?:ve|m|d|ll)| apologi[sz]e| have| hope| am| can| could| will| was| do| cannot)|"
+    r"(?:these|those|the (?:above|following)|all|both) (?:\w+ )?(?:questions?|queries)|"
+    r"there (?:is|are) (?:no|not)\b.*\b(?:information|context|text|content|questions?)|"
+    r"(?:the|this) (?:given |provided |above )?"
+    r"(?:text|context|passage|document|excerpt|content|information))\b"
+    r"|(?:\w+[\s-]){0,4}(?:questions?|queries|keywords|quiz|exam(?:ination)?|answers?|"
+    r"questionnaire)\W*$",
+    re.IGNORECASE,
+)
+_HEADLINE = re.compile(r"(?:\w+ ){0,3}(?:questions|queries)\W*", re.IGNORECASE)
+_OFFER = re.compile(
+    r"(?:(?:would|do|did) you (?:like|want|need|have any)\b.*"
+    r"\b(?:questions?|more|else|help|me to|adjust|answers?|these)|"
+    r"(?:shall|should|can|may|could) i (?:generate|create|add|provide|help|make|write|assist)|"
+    r"(?:is there |need |want )?any(?:thing|one)? (?:else|more)|need (?:any|more)|"
+    r"(?:how )?do(?:es)? (?:this|that|these|those) (?:look|sound|help|work|suit)|"
+    r"(?:is|are) (?:this|that|these|those) (?:what you|ok|okay|helpful|fine))\b",
+    re.IGNORECASE,
+)
+_IMPERATIVES = (
+    "explain|describe|discuss|compare|contrast|define|identify|list|name|outline|summari[sz]e|"
+    "analy[sz]e|evaluate|calculate|compute|state|give|provide|tell|find|show|illustrate|justify|"
+    "assess|determine|differentiate|distinguish|elaborate|examine|interpret|critique|suggest|"
+    "argue|trace|estimate|mention"
+)
+_ASKS_IN_WORDS = re.compile(
+    rf"(?:^|[,.;]\s+)(?:{_IMPERATIVES})\b|^(?:how|what|why|which|who|whom|whose|when|where|"
+    r"(?:in|to|at|for|by|from) (?:what|which|whom)|true or false)\b",
+    re.IGNORECASE,
+)
+_ENDED = re.compile(rf"[.!:;{MARKS}\u3002\uff01\uff1a][\"'\u201d)*_\u00bb]*$")
+
+
+def parse_lines(response: str, limit: int) -> list[Question]:
+    """Return the questions among the lines of an answer.
+
+    Each line is marked in some way (a number, a bullet, a label such as "Q1:", nothing). The way
+    whose lines ask the most is that of the questions; what is marked otherwise is their options,
+    answers, topics and remarks.
+
+    Args:
+        response: The answer.
+        limit: How many questions were asked for; a single line with several sentences that ask is
+            cut up only while fewer were found.
+    """
+    lines = _classified(_INLINE.sub(r"\1\n", response))
+    if not lines:
+        return []
+    counts = Counter(line.kind for line in lines if line.asks)
+    chosen = min((line.kind for line in lines), key=lambda kind: (-counts[kind], kind))
+    items = [line for line in lines if line.kind is chosen]
+    asking = counts[chosen] > 0
+    if chosen is Kind.PLAIN:
+        items = [line for line in items if _is_plain_question(line.text, asking=asking)]
+        if len(items) < limit:  # perhaps all stand on one line
+            items = [part for line in items for part in _sentences(line)]
+    elif asking:
+        outer = min(line.indent for line in items)
+        # A deeper point that asks nothing explains the one above it; one that ends in a colon
+        # announces those below.
+        items = [line for line in items if line.asks or line.indent <= outer + 1]
+        items = [line for line in items if line.asks or not line.text.endswith((":", "\uff1a"))]
+    return [Question(line.text, line.answer) for line in items]
+
+
+def _classified(response: str) -> list[_Line]:
+    lines: list[_Line] = []
+    joined = False  # the line before was text, so this one may be its rest
+    aside = False  # below "Answers:", "Explanation:" and the like, until something asks again
+    markers = _markers_in(response)
+    for raw in response.splitlines():
+        if _RULE.fullmatch(raw) or _FENCE.match(raw):
+            joined = False
+            continue
+        line = _marked(raw, markers, has_question=bool(lines))
+        if line.kind in (Kind.ANSWER, Kind.NOTE):
+            aside = not line.text and bool(lines)
+            if line.kind is Kind.ANSWER and lines and line.text:
+                lines[-1].answer = line.text
+            joined = False
+        elif lines and not lines[-1].text and line.text:
+            # A label or number on a line of its own waited for this text.
+            lines[-1].text = line.text
+            joined = True
+        elif aside and not line.asks and not _reopens(line):
+            if lines and lines[-1].answer is None and line.kind is Kind.PLAIN:
+                lines[-1].answer = line.text
+        elif joined and lines and _continues(lines[-1], line):
+            lines[-1].text += " " + line.text
+        else:
+            lines.append(line)
+            joined, aside = True, False
+    return [line for line in lines if line.text and not _is_talk(line)]
+
+
+def _is_talk(line: _Line) -> bool:
+    return line.kind is Kind.PLAIN and not line.asks and _TALK.match(line.text) is not None
+
+
+def _reopens(line: _Line) -> bool:
+    return line.kind is Kind.LABEL or (
+        line.kind is not Kind.PLAIN and _ASKS_IN_WORDS.search(line.text) is not None
+    )
+
+
+def _markers_in(response: str) -> dict[Kind, re.Pattern[str]]:
+    """Return the markers to look for; "M. tuberculosis" is the second of no lettered list."""
+    absent = {
+        kind for kind, starts in _STARTS.items() if not all(p.search(response) for p in starts)
+    }
+    return {kind: marker for kind, marker in _MARKERS.items() if kind not in absent}
+
+
+def _marked(raw: str, markers: dict[Kind, re.Pattern[str]], *, has_question: bool) -> _Line:
+    """Take a line's marks off and say what they were."""
+    expanded = raw.expandtabs(4)
+    indent = len(expanded) - len(expanded.lstrip())
+    text = raw.strip().lstrip("> ").strip()
+    heading = text.startswith("#")
+    if heading:
+        text = re.sub(r"^#+\s+|\s+#+$", "", text)
+    kind = Kind.PLAIN
+    for _ in range(3):  # marks can be nested: "- 1. Question: ..."
+        bare = without_emphasis(text).lstrip("*_ ") if text.startswith(("**", "__")) else text
+        if has_question and (answer := ANSWER_LABEL.match(bare)):
+            return _Line(Kind.ANSWER, indent, bare[answer.end() :].strip(")]*_ "))
+        if note := NOTE_LABEL.match(bare):
+            return _Line(Kind.NOTE, indent, bare[note.end() :].strip(")]*_ "))
+        if _HEADLINE.fullmatch(bare):
+            return _Line(Kind.NOTE, indent, raw)
+        if label := QUESTION_LABEL.match(bare):
+            return _Line(Kind.LABEL, indent, bare[label.end() :].lstrip("*_ ").strip())
+        found = next(((k, m) for k, p in markers.items() if (m := p.match(bare))), None)
+        if found is None:
+            break
+        kind = min(kind, found[0])
+        text = bare[found[1].end() :]
+    if kind is Kind.PLAIN:
+        opener = _OPENERS.match(text)
+        text = text[opener.end() :] if opener else text
+        if not text or _OFFER.match(text) or (heading and not ASKS.search(text)):
+            return _Line(Kind.NOTE, indent, raw)
+    return _Line(kind, indent, text.strip())
+
+
+def _continues(previous: _Line, line: _Line) -> bool:
+    """Tell whether a line is the rest of the sentence that the line before it began."""
+    if line.kind is not Kind.PLAIN or _ENDED.search(previous.text):
+        return False
+    if line.text[:1].islower():
+        return previous.kind is not Kind.PLAIN or previous.text[:1].isupper()
+    begun = _ASKS_IN_WORDS.search(previous.text) is not None
+    return begun and line.asks and _ASKS_IN_WORDS.match(line.text) is None
+
+
+def _is_plain_question(text: str, *, asking: bool) -> bool:
+    if ASKS.search(text) or _ASKS_IN_WORDS.search(text):
+        return True
+    # Where nothing asks, lines are keywords or statements, as the prompt may have wanted.
+    return not asking and not text.endswith((":", "\uff1a"))
+
+
+def unmarked(text: str) -> str:
+    """Return a line without the number or label before it."""
+    line = _marked(text, _NUMBERS, has_question=False)
+    return line.text if line.kind in (Kind.LABEL, Kind.NUMBER) else text
+
+
+def _sentences(line: _Line) -> list[_Line]:
+    parts = _QUOTED.findall(line.text) or [one.strip() for one in _SENTENCES.split(line.text)]
+    asking = [part for part in parts if ASKS.search(part)]
+    if len(asking) < 2:
+        return [line]
+    return [_Line(line.kind, line.indent, part) for part in asking]

@@ -1,0 +1,149 @@
+"""What a run was asked to do, checked before anything is paid for."""
+
+import hashlib
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from llama_index.core.llms.llm import LLM
+from llama_index.core.schema import BaseNode, MetadataMode
+
+from llama_index.finetuning.embeddings.errors import ConfigurationError, shown
+from llama_index.finetuning.embeddings.generation.filters import QuestionFilter
+from llama_index.finetuning.embeddings.generation.journal import Key, digest, encodable
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of one run; the arguments of ``generate_qa_embedding_pairs``."""
+
+    templates: tuple[str, ...]
+    num_questions: int
+    retry_limit: int
+    on_failure: str
+    save_every: int
+    output_path: Path
+    verbose: bool
+    num_workers: int
+    retry_wait: float
+    filters: tuple[QuestionFilter, ...]
+    answers_path: Path | None
+    sample_size: int | None
+    seed: int
+
+    def __post_init__(self) -> None:
+        at_least_one = {
+            "num_questions_per_chunk": self.num_questions,
+            "retry_limit": self.retry_limit,
+            "save_every": self.save_every,
+            "num_workers": self.num_workers,
+            "sample_size": 1 if self.sample_size is None else self.sample_size,
+        }
+        for name, value in at_least_one.items():
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ConfigurationError(f"'{name}' must be a whole number from 1 (got {value!r}).")
+        if self.on_failure not in ("continue", "fail"):
+            raise ConfigurationError(
+                f"'on_failure' must be in ('continue', 'fail') (got {self.on_failure!r})."
+            )
+        if not 0 <= self.retry_wait < math.inf:
+            raise ConfigurationError(
+                f"'retry_wait' must be a number of seconds from 0 (got {self.retry_wait!r})."
+            )
+        for one in self.filters:
+            if not callable(one):
+                raise ConfigurationError(
+                    "'filters' must hold functions of a question and its text that return True to "
+                    f"drop the question (got {one!r})."
+                )
+        for name, path in (("output_path", self.output_path), ("answers_path", self.answers_path)):
+            if path is not None and path.is_dir():
+                raise ConfigurationError(f"'{name}' must be a file (got the folder {str(path)!r}).")
+
+    @property
+    def journal_path(self) -> Path:
+        """The journal's place, beside the dataset."""
+        return self.output_path.with_name(self.output_path.name + ".journal.jsonl")
+
+    def template_for(self, node_id: str) -> str:
+        """Return a node's prompt: the same in every run, whatever other nodes there are."""
+        return self.templates[_rank(self.seed, "prompt", node_id) % len(self.templates)]
+
+    def key_for(self, node_id: str, text: str, model: str) -> Key:
+        """Return what an answer for a node is filed under."""
+        prompt = self.template_for(node_id).format(
+            context_str="{context_str}", num_questions_per_chunk=self.num_questions
+        )
+        return Key(node_id, digest(text), digest(prompt), model)
+
+    def sample(self, node_ids: Sequence[str]) -> list[str]:
+        """Choose the nodes to ask about; a larger sample holds the smaller one."""
+        if self.sample_size is None or self.sample_size >= len(node_ids):
+            return list(node_ids)
+        ranked = sorted(node_ids, key=lambda node_id: (_rank(self.seed, "node", node_id), node_id))
+        chosen = set(ranked[: self.sample_size])
+        return [node_id for node_id in node_ids if node_id in chosen]
+
+
+def texts_of(nodes: Sequence[BaseNode]) -> tuple[dict[str, str], list[str]]:
+    """Return the texts by node id, and the ids of the nodes that have none.
+
+    Raises:
+        ConfigurationError: Something is no node, or no node has a text.
+    """
+    if isinstance(nodes, BaseNode) or not all(isinstance(node, BaseNode) for node in nodes):
+        found = sorted({type(node).__name__ for node in nodes if not isinstance(node, BaseNode)})
+        raise ConfigurationError(
+            f"'nodes' must be a list of LlamaIndex nodes (got {found or type(nodes).__name__}). "
+            "Make nodes of texts with TextNode(text=...)."
+        )
+    texts: dict[str, str] = {}
+    replaced: list[str] = []
+    for node in nodes:
+        text = encodable(node.get_content(metadata_mode=MetadataMode.NONE))
+        if texts.setdefault(node.node_id, text) != text:
+            replaced.append(node.node_id)
+            texts[node.node_id] = text
+    if replaced:
+        logger.warning(
+            "%d nodes have the id of another node and replace it: %s",
+            len(replaced),
+            shown(replaced),
+        )
+    empty = [node_id for node_id, text in texts.items() if not text.strip()]
+    if len(empty) == len(texts):
+        raise ConfigurationError(
+            f"'nodes' must hold at least one node with a text (got {len(texts):,} nodes, "
+            f"{len(empty):,} of them empty)."
+        )
+    if empty:
+        logger.warning("%d nodes have no text and are skipped: %s", len(empty), shown(empty))
+    return {node_id: text for node_id, text in texts.items() if text.strip()}, empty
+
+
+def model_name(llm: LLM) -> str:
+    """Return the name that tells one model's answers from another's.
+
+    Raises:
+        ConfigurationError: It is no LLM.
+    """
+    if not callable(getattr(llm, "complete", None)) or not hasattr(llm, "class_name"):
+        raise ConfigurationError(
+            f"'llm' must be a LlamaIndex LLM (got {type(llm).__name__}); for questions without "
+            "one use pseudo_query_pairs."
+        )
+    try:
+        name = llm.metadata.model_name
+    except Exception:
+        # Some integrations look up the context size there and fail for a model they don't know.
+        name = getattr(llm, "model", "unknown")
+    return f"{llm.class_name()}/{name}"
+
+
+def _rank(seed: int, purpose: str, node_id: str) -> int:
+    data = f"{seed}\x1f{purpose}\x1f{node_id}".encode()
+    return int.from_bytes(hashlib.sha256(data).digest()[:8], "big")

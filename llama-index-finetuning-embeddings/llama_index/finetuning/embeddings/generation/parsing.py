@@ -1,0 +1,70 @@
+"""From an LLM's answer to the questions in it."""
+
+import re
+import unicodedata
+
+from llama_index.finetuning.embeddings.generation.lines import parse_lines, unmarked
+from llama_index.finetuning.embeddings.generation.questions import Question, tidy
+from llama_index.finetuning.embeddings.generation.structured import parse_structured
+
+_THOUGHT = re.compile(
+    r"<(think|thinking|thought|reasoning|reflection|scratchpad)>.*?(?:</\1>|\Z)", re.DOTALL | re.I
+)
+_THOUGHT_END = re.compile(r"\A.*</(?:think|thinking|thought|reasoning)>", re.DOTALL | re.I)
+_CHANNEL = re.compile(r"\A.*<\|channel\|>final<\|message\|>", re.DOTALL)
+# Long runs of blanks say nothing, and patterns would go through them again and again.
+_WIDE = re.compile(r"[ \t\f\v]{9,}")
+_EMPTY_LINES = re.compile(r"\n\s*\n")
+_SPECIAL = re.compile(
+    r"<\|[^|<>]*\|>|</?s>|\[/?INST\]|<(?:start|end)_of_turn>|[\u200b\u2060\ufeff]"
+)
+_ESCAPED_BREAK = re.compile(r"\\n(?=\s*(?:\d{1,2}[.)]|[-*]\s|Q))")
+_BREAK = re.compile(r"<br\s*/?>", re.I)
+_EMPHASIS_TAG = re.compile(r"<(b|strong|em|i|p|span|u)>(.*?)</\1>", re.DOTALL | re.I)
+_ROLE = re.compile(r"\A\s*(?:assistant|ai|response|output|result|answer)\s*(?::|\n)\s*", re.I)
+
+
+def parse_questions(response: str, limit: int) -> list[Question]:
+    """Return the questions of an answer in their order, each once, however many there are.
+
+    Known shapes: numbered, lettered and bulleted lists, labels ("Q1:", "Frage 2:"), JSON and
+    nearly JSON, tags, tables and bare lines. What a model says before, between and behind its
+    questions, options, answers, headings and thoughts are no questions.
+
+    Args:
+        response: The answer as the LLM gave it.
+        limit: How many questions were asked for.
+    """
+    text = _plain(response)
+    found = [question for structured in parse_structured(text) for question in _inside(structured)]
+    unique: dict[str, Question] = {}
+    for question in map(tidy, found or parse_lines(text, limit)):
+        key = question_key(question.text)
+        if any(character.isalnum() for character in key):
+            unique.setdefault(key, question)
+    return list(unique.values())
+
+
+def _inside(structured: Question) -> list[Question]:
+    """Return what a string of JSON, a tag or a cell holds, which can have marks of its own."""
+    text = structured.text.strip()
+    if "\n" in text:
+        return parse_lines(text, limit=1)
+    return [Question(unmarked(text), structured.answer)]
+
+
+def question_key(text: str) -> str:
+    """Return what two questions share that differ in case, marks or spaces only."""
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    return " ".join("".join(c if c.isalnum() or c in "+#" else " " for c in folded).split())
+
+
+def _plain(response: str) -> str:
+    text = _WIDE.sub(" " * 8, response.replace("\u00a0", " ").replace("\r\n", "\n"))
+    text = _EMPTY_LINES.sub("\n\n", text)
+    text = _CHANNEL.sub("", _THOUGHT_END.sub("", _THOUGHT.sub("", text)))
+    text = _BREAK.sub("\n", _SPECIAL.sub("", text))
+    text = _EMPHASIS_TAG.sub(r"\2", text)
+    if "\n" not in text.strip():
+        text = _ESCAPED_BREAK.sub("\n", text)
+    return _ROLE.sub("", text, count=1)

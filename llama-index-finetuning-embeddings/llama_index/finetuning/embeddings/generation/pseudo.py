@@ -1,0 +1,105 @@
+"""Queries without an LLM: what a text itself holds that could stand for a query."""
+
+import logging
+import re
+import uuid
+from collections.abc import Sequence
+from typing import Literal
+
+from llama_index.core.schema import BaseNode
+
+from llama_index.finetuning.embeddings.dataset import EmbeddingQAFinetuneDataset
+from llama_index.finetuning.embeddings.errors import ConfigurationError, GenerationError
+from llama_index.finetuning.embeddings.generation.options import texts_of
+
+logger = logging.getLogger(__name__)
+
+_METHODS = ("auto", "title", "first_sentence")
+_NAMESPACE = uuid.UUID("5b1d6a52-54b7-5c37-a6b5-0f3d1d0f7a44")
+_TITLE_KEYS = ("title", "document_title", "section", "heading", "header")
+_HEADING = re.compile(
+    r"\A\s*#{1,6}\s+(?P<title>\S(?:[^\n]*?\S)?)(?:[ ]+#+)?[ ]*\n+(?P<body>.*)\Z", re.DOTALL
+)
+_UNDERLINED = re.compile(
+    r"\A\s*(?P<title>[^\n]*\S)[ ]*\n(?:={3,}|-{3,})\s*\n(?P<body>.*)\Z", re.DOTALL
+)
+_TITLE_LINE = re.compile(
+    r"\A\s*(?P<title>[^\n]{0,119}[^\s.!?:;,\u3002\uff1f\uff01])[ ]*\n[ ]*\n(?P<body>.*)\Z",
+    re.DOTALL,
+)
+_SENTENCE = re.compile(
+    r"\A\s*(?P<title>.{12,400}?(?:(?<!\b[A-Z])(?<!\b(?:Mr|Dr|Ms|St|vs|No))(?<!Inc|Mrs|Ltd)[.!?]"
+    r"[\"'\u201d)]*(?=\s)|[\u3002\uff01\uff1f]))\s*(?P<body>.*)\Z",
+    re.DOTALL,
+)
+
+
+def pseudo_query_pairs(
+    nodes: Sequence[BaseNode], method: Literal["auto", "title", "first_sentence"] = "auto"
+) -> EmbeddingQAFinetuneDataset:
+    """Make a dataset from what texts hold, at no cost: a start, where no LLM can be paid for.
+
+    A part of the text stands for the query and the rest is the document. The part leaves the
+    document, since a model that only matches copied strings learns nothing (the inverse cloze
+    task of Lee et al. 2019, https://arxiv.org/abs/1906.00300). Nodes in which no such part is
+    found are documents without a query. Equal queries become one with several documents.
+
+    Questions by an LLM are closer to what people ask: see ``generate_qa_embedding_pairs``.
+
+    Args:
+        nodes: The nodes; those without a text are skipped.
+        method: ``"title"``: a title in the metadata, or a heading above the text, to the body.
+            ``"first_sentence"``: the first sentence to the rest. ``"auto"``: the title where
+            there is one, else the first sentence.
+
+    Raises:
+        ConfigurationError: An argument can't be used.
+        GenerationError: No text has such a part.
+    """
+    if method not in _METHODS:
+        raise ConfigurationError(f"'method' must be in {_METHODS} (got {method!r}).")
+    texts, _ = texts_of(nodes)
+    metadata = {node.node_id: node.metadata for node in nodes}
+    corpus: dict[str, str] = {}
+    found: dict[str, list[str]] = {}
+    for node_id, text in texts.items():
+        split = None
+        if method != "first_sentence":
+            split = _by_title(text, metadata[node_id])
+        if split is None and method != "title":
+            split = _split(text, _SENTENCE)
+        query, corpus[node_id] = split or ("", text)
+        if query:
+            found.setdefault(query, []).append(node_id)
+    if not found:
+        raise GenerationError(
+            f"None of {len(texts):,} texts has a query in it (method {method!r}). Use another "
+            "method, or generate_qa_embedding_pairs with an LLM."
+        )
+    logger.info("%d queries out of %d texts by method %r", len(found), len(texts), method)
+    ids = {query: str(uuid.uuid5(_NAMESPACE, query)) for query in found}
+    return EmbeddingQAFinetuneDataset(
+        queries={ids[query]: query for query in found},
+        corpus=corpus,
+        relevant_docs={ids[query]: node_ids for query, node_ids in found.items()},
+    )
+
+
+def _by_title(text: str, metadata: dict[str, object]) -> tuple[str, str] | None:
+    split = _split(text, _HEADING) or _split(text, _UNDERLINED) or _split(text, _TITLE_LINE)
+    if split is not None:
+        return split
+    named = {key.lower(): value for key, value in metadata.items()}
+    title = next((named[key] for key in _TITLE_KEYS if isinstance(named.get(key), str)), None)
+    if title is None or not str(title).strip():
+        return None
+    title = " ".join(str(title).split())
+    body = text.strip().removeprefix(title).strip()
+    return (title, body) if body else None
+
+
+def _split(text: str, pattern: re.Pattern[str]) -> tuple[str, str] | None:
+    match = pattern.match(text)
+    if match is None or not match["body"].strip():
+        return None
+    return " ".join(match["title"].split()), match["body"].strip()

@@ -1,0 +1,134 @@
+r"""Questions in answers that have a machine's shape: JSON or nearly JSON, tags, tables."""
+
+import json
+import re
+
+from llama_index.finetuning.embeddings.generation.questions import (
+    ASKS,
+    Question,
+    is_answer_word,
+    is_question_word,
+)
+
+# A bracket that opens a line or follows a colon, "=" or a backtick, and holds a string, a key or
+# another bracket.
+_OPENING = re.compile(
+    r"(?:(?P<start>^[ \t]*(?:\w+\s*=)?)|[:=`])\s*(?=[\[{]\s*[\"'\u201c\[{\w])", re.M
+)
+_TOKEN = re.compile(
+    r"""
+      (?P<bracket>[\[\]{}])
+    | "(?P<double>(?:[^"\\]|\\.)*)"
+    | '(?P<single>(?:[^'\\]|\\.|'(?=\w))*)'
+    | \u201c(?P<curly>[^\u201d]*)\u201d
+    | (?P<bare>[A-Za-z_]\w*)(?=\s*:)
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+_COLON = re.compile(r"\s*:")
+_TAG = re.compile(
+    r"<((?:question|query|q|li|text|answer)(?:[_-]?\d+)?)\b[^>]*>(.*?)</\1\s*>",
+    re.DOTALL | re.IGNORECASE,
+)
+_RULE_CELL = re.compile(r":?-{2,}:?")
+
+
+def parse_structured(response: str) -> list[Question]:
+    """Return the questions of JSON, tags or a table; none if the answer has no such shape."""
+    return _from_json(response) or _from_tags(response) or _from_table(response)
+
+
+def _from_json(response: str) -> list[Question]:
+    """Read JSON, JSON Lines, Python literals, and any of them cut off or with stray commas.
+
+    One reading of the tokens serves them all: a strict parser would lose a whole answer, paid
+    for, over its last comma.
+    """
+    found: list[Question] = []
+    position = 0
+    while (opening := _OPENING.search(response, position)) is not None:
+        strings, position = _value(response, opening.end())
+        pairs = _pairs(strings)
+        # Inside a sentence a bracket is more likely a piece of code that a question speaks of.
+        if opening["start"] is not None or (
+            any(ASKS.search(pair.text) for pair in pairs)
+            and "?" not in response[position:].partition("\n")[0]
+        ):
+            found += pairs
+    return found
+
+
+def _value(response: str, start: int) -> tuple[list[tuple[str, bool]], int]:
+    """Return the strings of one bracketed value, each with whether it is a key, and its end."""
+    strings: list[tuple[str, bool]] = []
+    depth = 0
+    for token in _TOKEN.finditer(response, start):
+        if token["bracket"]:
+            depth += 1 if token["bracket"] in "[{" else -1
+            if depth <= 0:
+                return strings, token.end()
+        elif token["bare"]:
+            strings.append((token["bare"], True))
+        else:
+            strings.append((_unescaped(token), _COLON.match(response, token.end()) is not None))
+    return strings, len(response)
+
+
+def _unescaped(token: re.Match[str]) -> str:
+    if token["double"] is not None:
+        try:
+            return str(json.loads(f'"{token["double"]}"', strict=False))
+        except ValueError:
+            return token["double"].replace('\\"', '"')
+    if token["single"] is not None:
+        return token["single"].replace("\\'", "'")
+    return token["curly"]
+
+
+def _pairs(strings: list[tuple[str, bool]]) -> list[Question]:
+    found: list[Question] = []
+    key: str | None = None
+    for text, is_key in strings:
+        if is_key:
+            key = text
+        elif key is None or is_question_word(key):
+            found.append(Question(text))
+        elif ASKS.search(key):
+            found.append(Question(key, text))
+        elif found and found[-1].answer is None and is_answer_word(key):
+            found[-1] = Question(found[-1].text, text)
+    # Without a key that speaks of questions, what asks is one.
+    return found or [Question(text) for text, is_key in strings if not is_key and ASKS.search(text)]
+
+
+def _from_tags(response: str) -> list[Question]:
+    found: list[Question] = []
+    for tag, content in _TAG.findall(response):
+        if not tag.lower().startswith("answer"):
+            # A tag around other tags or several lines is a container, not a question.
+            found += [Question(content)] if "<" not in content else _from_tags(content)
+        elif found:
+            found[-1] = Question(found[-1].text, content.strip())
+    return found
+
+
+def _from_table(response: str) -> list[Question]:
+    rows = [
+        [cell.strip() for cell in line.strip().strip("|").split("|")]
+        for line in response.splitlines()
+        if line.strip().startswith("|") and line.strip().endswith("|")
+    ]
+    if len(rows) < 2:
+        return []
+    header, *body = rows
+    body = [row for row in body if not all(_RULE_CELL.fullmatch(cell) for cell in row if cell)]
+    columns = [i for i, name in enumerate(header) if is_question_word(name.strip("* "))]
+    answers = [i for i, name in enumerate(header) if is_answer_word(name.strip("* "))]
+    if not columns:
+        return []
+    column = columns[-1]
+    return [
+        Question(row[column], row[answers[0]] if answers and answers[0] < len(row) else None)
+        for row in body
+        if column < len(row) and row[column]
+    ]

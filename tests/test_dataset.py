@@ -1,0 +1,275 @@
+"""The dataset class: checks at construction, JSON files, fingerprint, consolidation."""
+
+import json
+import logging
+
+import pytest
+from fakes import tiny_dataset
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from strategies import datasets
+
+from llama_index.finetuning.embeddings import (
+    DatasetError,
+    DatasetFileError,
+    EmbeddingQAFinetuneDataset,
+    OutputError,
+    json_stream,
+)
+
+GOOD = {
+    "queries": {"q1": "one", "q2": "two"},
+    "corpus": {"d1": "first", "d2": "second"},
+    "relevant_docs": {"q1": ["d1"], "q2": ["d2"]},
+}
+
+
+def changed(**fields):
+    """The good fields with some replaced."""
+    return {**GOOD, **fields}
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (changed(queries={}), r"no queries \(2 documents\)"),
+        (changed(queries={"q1": " \n"}), r"1 queries have an empty text: 'q1'"),
+        (changed(corpus={"d1": "", "d2": ""}), r"2 documents .* empty text: 'd1', 'd2'"),
+        (changed(relevant_docs={"q1": ["d1"]}), r"1 queries have no relevant document: 'q2'"),
+        (changed(relevant_docs={"q1": ["d1"], "q2": []}), r"no relevant document: 'q2'"),
+        (
+            changed(relevant_docs={"q1": ["x"], "q2": ["d2"]}),
+            r"1 document ids in 'relevant_docs' are not in the corpus: 'x \(of query q1\)'",
+        ),
+        (
+            changed(hard_negatives={"q1": ["x"]}),
+            r"1 document ids in 'hard_negatives' are not in the corpus",
+        ),
+        (
+            changed(hard_negatives={"q1": ["d2", "d1"]}),
+            r"1 hard negatives are relevant documents of the same query: 'q1: d1'",
+        ),
+        (changed(mode="image"), r"'mode' must be 'text' \(got 'image'\)"),
+        (changed(queries={"q1": 1}), r"1 places do not: 'queries\.q1 \(int\)'"),
+        ({"queries": {}}, r"'corpus \(missing\)', 'relevant_docs \(missing\)'"),
+        (
+            changed(queries={f"q{i}": "" for i in range(1200)}),
+            r"1,200 queries .*: 'q0', 'q1', 'q2', 'q3', 'q4' and 1,195 more",
+        ),
+    ],
+)
+def test_construction_names_the_ids_at_fault(fields, message):
+    """Each fault is a DatasetError that counts all the ids and shows the first ones."""
+    with pytest.raises(DatasetError, match=message):
+        EmbeddingQAFinetuneDataset(**fields)
+
+
+def test_check_sees_changes_in_place():
+    """A dataset that was broken after its construction fails its next check."""
+    dataset = EmbeddingQAFinetuneDataset(**GOOD)
+    del dataset.corpus["d1"]
+    with pytest.raises(DatasetError, match="not in the corpus"):
+        dataset.check()
+
+
+def test_relevance_of_unknown_queries_is_kept_and_warned_of(caplog):
+    """Files of the retired package may hold such entries: they stay, with a warning."""
+    with caplog.at_level(logging.WARNING):
+        dataset = EmbeddingQAFinetuneDataset(
+            **changed(relevant_docs={**GOOD["relevant_docs"], "stranger": ["d1"]})
+        )
+    assert dataset.relevant_docs["stranger"] == ["d1"]
+    assert "1 ids that are no query and are ignored: 'stranger'" in caplog.text
+
+
+def test_query_docid_pairs():
+    """Query texts stand with the ids of their documents, as in the retired package."""
+    pairs = EmbeddingQAFinetuneDataset(**GOOD).query_docid_pairs
+    assert pairs == [("one", ["d1"]), ("two", ["d2"])]
+
+
+@settings(max_examples=50, deadline=None)
+@given(datasets(), st.integers(1, 40))
+def test_json_round_trip(tmp_path_factory, dataset, chunk):
+    """Any dataset is read back as it was written, wherever the reader's window ends."""
+    path = tmp_path_factory.mktemp("json") / "dataset.json"
+    dataset.save_json(path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(json_stream, "_CHUNK", chunk)
+        assert EmbeddingQAFinetuneDataset.from_json(path) == dataset
+    assert json.loads(path.read_text(encoding="utf-8")) == dataset.to_json_dict()
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    datasets(),
+    st.sampled_from([None, 0, 4]),
+    st.booleans(),
+    st.integers(1, 40),
+)
+def test_json_of_any_layout_is_read(tmp_path_factory, dataset, indent, escapes, chunk):
+    """Files of other writers, the retired package's too, give the same dataset."""
+    path = tmp_path_factory.mktemp("json") / "dataset.json"
+    text = json.dumps(dataset.to_json_dict(), indent=indent, ensure_ascii=escapes)
+    path.write_text(text, encoding="utf-8", newline="\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(json_stream, "_CHUNK", chunk)
+        assert EmbeddingQAFinetuneDataset.from_json(path) == dataset
+
+
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3)
+    ),
+    max_leaves=10,
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(JSON_VALUES, st.integers(1, 20), st.sampled_from([None, 0, 2]))
+def test_reader_agrees_with_json(tmp_path_factory, value, chunk, indent):
+    """The reader gives what ``json.load`` gives, for any JSON."""
+    path = tmp_path_factory.mktemp("json") / "any.json"
+    path.write_text(json.dumps(value, indent=indent), encoding="utf-8", newline="\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(json_stream, "_CHUNK", chunk)
+        assert json_stream.read_json(path) == value
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 1000])
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", '{"a"', '{"a" 1}', '{"a": 1', '{"a": 1}x', '{"a": 1,}', '{1: 2}', '{"a": {"b": tru}}',
+     '{"a": {"b": "x', "nul", '{"a": {"b": 1 "c": 2}}', '{"a": "x\ny"}'],
+)  # fmt: skip
+def test_reader_rejects_what_json_rejects(tmp_path, monkeypatch, text, chunk):
+    """Broken JSON is an error with a position, wherever the window ends."""
+    path = tmp_path / "broken.json"
+    path.write_text(text, encoding="utf-8", newline="\n")
+    monkeypatch.setattr(json_stream, "_CHUNK", chunk)
+    with pytest.raises(ValueError, match=r"\(character [0-9,]+\)$"):
+        json_stream.read_json(path)
+
+
+def test_every_truncation_of_a_file_is_an_error(tmp_path):
+    """A file cut off anywhere is a DatasetFileError and never a smaller dataset."""
+    whole, cut = tmp_path / "whole.json", tmp_path / "cut.json"
+    EmbeddingQAFinetuneDataset(**GOOD).save_json(whole)
+    data = whole.read_bytes().rstrip()
+    for length in range(len(data)):
+        cut.write_bytes(data[:length])
+        with pytest.raises(DatasetFileError, match=r"cut\.json"):
+            EmbeddingQAFinetuneDataset.from_json(cut)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "There is no dataset file at"),
+        (b'{"queries": "\xff"}', "is not UTF-8 text"),
+        (b"[]", r"is no dataset: .* \(found list\)"),
+        (b'{"queries": {}}', r"is no dataset: .* \(found \['queries'\]\)"),
+        (b"[" * 100_000, "holds no whole JSON"),
+    ],
+)
+def test_what_is_no_dataset_file(tmp_path, content, message):
+    """The error says what the file is instead."""
+    path = tmp_path / "file.json"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(DatasetFileError, match=message):
+        EmbeddingQAFinetuneDataset.from_json(path)
+
+
+def test_a_folder_is_no_dataset_file(tmp_path):
+    """What can't be read at all is named with the system's reason."""
+    with pytest.raises(DatasetFileError, match=r"can't be read"):
+        EmbeddingQAFinetuneDataset.from_json(tmp_path)
+
+
+def test_file_with_byte_order_mark_is_read(tmp_path):
+    """Editors on Windows write one."""
+    path = tmp_path / "bom.json"
+    path.write_text(json.dumps(GOOD), encoding="utf-8-sig")
+    assert EmbeddingQAFinetuneDataset.from_json(path) == EmbeddingQAFinetuneDataset(**GOOD)
+
+
+def test_file_holds_text_as_it_is_and_no_absent_field(tmp_path):
+    """UTF-8 without escapes, one line per entry, and no ``hard_negatives`` when there are none."""
+    path = tmp_path / "dataset.json"
+    EmbeddingQAFinetuneDataset(**changed(queries={"q1": "Größe", "q2": "大きさ"})).save_json(path)
+    text = path.read_text(encoding="utf-8")
+    assert '\n        "q2": "大きさ"\n' in text
+    assert "hard_negatives" not in text
+    EmbeddingQAFinetuneDataset(**changed(hard_negatives={"q1": ["d2"]})).save_json(path)
+    assert json.loads(path.read_text(encoding="utf-8"))["hard_negatives"] == {"q1": ["d2"]}
+
+
+def test_file_that_can_not_be_written(tmp_path):
+    """The error is the library's own and names the path."""
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(OutputError, match="file"):
+        EmbeddingQAFinetuneDataset(**GOOD).save_json(tmp_path / "file" / "dataset.json")
+
+
+@settings(max_examples=25, deadline=None)
+@given(datasets())
+def test_fingerprint_ignores_order_and_nothing_else(dataset):
+    """Entries in another order are the same data; another text, or relevance, is not."""
+    shuffled = EmbeddingQAFinetuneDataset(
+        queries=dict(reversed(dataset.queries.items())),
+        corpus=dict(reversed(dataset.corpus.items())),
+        relevant_docs=dataset.relevant_docs,
+        hard_negatives=dataset.hard_negatives,
+    )
+    assert shuffled.fingerprint() == dataset.fingerprint()
+    qid = next(iter(dataset.queries))
+    other = dataset.model_copy(deep=True)
+    other.queries[qid] += "x"
+    assert other.fingerprint() != dataset.fingerprint()
+    other = dataset.model_copy(deep=True)
+    other.relevant_docs[qid].append("x")
+    assert other.fingerprint() != dataset.fingerprint()
+
+
+def test_consolidate_makes_twins_of_positives_relevant():
+    """A near-duplicate becomes relevant and is no hard negative any more; others stay."""
+    words = [f"word{i}" for i in range(60)]
+    twin = [*words[:30], "other", *words[31:]]
+    dataset = EmbeddingQAFinetuneDataset(
+        queries={"q1": "one", "q2": " one ", "q3": "three"},
+        corpus={"d1": " ".join(words), "d2": " ".join(twin), "d3": "apart", "d4": "far"},
+        relevant_docs={"q1": ["d1"], "q2": ["d3"], "q3": ["d4"]},
+        hard_negatives={"q1": ["d2", "d4"], "q3": ["d1"]},
+    )
+    merged = dataset.consolidate()
+    assert merged.relevant_docs == {
+        "q1": ["d1", "d3", "d2"],  # its own, those of its twin query q2, then the twins of both
+        "q2": ["d3", "d1", "d2"],
+        "q3": ["d4"],
+    }
+    assert merged.hard_negatives == {"q1": ["d4"], "q3": ["d1"]}
+    assert merged.corpus == dataset.corpus
+    assert dataset.relevant_docs["q1"] == ["d1"]
+    apart = dataset.consolidate(threshold=1.0)
+    assert apart.relevant_docs["q1"] == ["d1", "d3"]
+
+
+def test_consolidate_of_distinct_texts_changes_nothing():
+    """Without twins it is the identity."""
+    dataset = tiny_dataset()
+    assert dataset.consolidate() == dataset
+
+
+def test_importing_the_dataset_loads_no_heavy_library():
+    """Neither torch nor ``datasets`` is needed to hold data."""
+    import subprocess
+    import sys
+
+    code = (
+        "import sys; import llama_index.finetuning.embeddings.dataset; "
+        "print({'torch', 'transformers', 'datasets', 'sentence_transformers'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"

@@ -1,0 +1,261 @@
+"""Comparing systems: verdicts, worst queries, BM25, fusion and dimensions."""
+
+import sys
+
+import numpy as np
+import pytest
+from fakes import HashEmbedding, tiny_dataset
+
+from llama_index.finetuning.embeddings import (
+    ConfigurationError,
+    DatasetError,
+    EmbeddingQAFinetuneDataset,
+    MissingExtraError,
+)
+from llama_index.finetuning.embeddings.evaluation import (
+    compare_results,
+    evaluate_rankings,
+    evaluate_retrieval,
+)
+from llama_index.finetuning.embeddings.evaluation.bm25 import bm25_rankings
+from llama_index.finetuning.embeddings.evaluation.fusion import reciprocal_rank_fusion
+from llama_index.finetuning.embeddings.evaluation.systems import (
+    DimensionResult,
+    EvaluationOptions,
+    evaluate_systems,
+)
+
+OPTIONS = EvaluationOptions(k_values=(1, 10))
+
+
+class Forgetful(HashEmbedding):
+    """Understands only the first words of a query: worse than the base, but not hopeless."""
+
+    def _get_query_embedding(self, query):
+        return self.vector(" ".join(query.split()[:3]))
+
+
+def results_of(dataset, **models):
+    """Evaluate models by name."""
+    return {name: evaluate_retrieval(model, dataset) for name, model in models.items()}
+
+
+def ranked(dataset, ranks):
+    """Return the result of rankings in which each query's document has a given rank."""
+    documents = list(dataset.corpus)
+    rows = []
+    for qid, rank in zip(dataset.queries, ranks, strict=True):
+        wanted = documents.index(dataset.relevant_docs[qid][0])
+        others = [row for row in range(len(documents)) if row != wanted]
+        rows.append([*others[: rank - 1], wanted, *others[rank - 1 :]])
+    return evaluate_rankings(np.array(rows), dataset)
+
+
+def test_a_model_against_itself_shows_no_measurable_change():
+    """No query changes, the interval is a point and the p-value 1."""
+    dataset = tiny_dataset()
+    results = results_of(dataset, base=HashEmbedding(), again=HashEmbedding())
+    comparison = compare_results(results, dataset)
+    assert comparison.verdict("again") == "no measurable change"
+    for one in comparison.differences["again"].values():
+        assert (one.value, one.low, one.high, one.p_value) == (0, 0, 0, 1)
+        assert (one.won, one.lost, one.tied) == (0, 0, len(dataset.queries))
+    assert comparison.worst["again"] == []
+    assert comparison.sentence("again").startswith("No measurable change from base to again: nDCG")
+
+
+def test_a_better_and_a_worse_model_are_called_so():
+    """What a forgetful model loses, the whole one wins back."""
+    dataset = tiny_dataset(n_documents=40)
+    results = results_of(dataset, base=HashEmbedding(), other=Forgetful())
+    worse = compare_results(results, dataset)
+    better = compare_results(dict(reversed(results.items())), dataset)
+    assert (worse.reference, worse.verdict("other")) == ("base", "worse")
+    assert (better.reference, better.verdict("base")) == ("other", "better")
+    lost, won = worse.differences["other"]["ndcg@10"], better.differences["base"]["ndcg@10"]
+    assert (lost.value, lost.won, lost.lost) == (-won.value, won.lost, won.won)
+    assert worse.sentence("other").startswith("other is worse than base: nDCG@10 0.")
+
+
+def test_estimates_are_the_means_with_an_interval_around_them():
+    """Every system has every metric, between its ends."""
+    dataset = tiny_dataset()
+    results = results_of(dataset, base=HashEmbedding())
+    comparison = compare_results(results, dataset)
+    for metric, one in comparison.estimates["base"].items():
+        assert one.value == results["base"].metrics[metric]
+        assert one.low <= one.value <= one.high
+    assert comparison.differences == {}
+
+
+def test_the_worst_hit_queries_come_with_their_documents():
+    """The query that fell from rank 1 to 3 comes first, and what stands above is not relevant."""
+    dataset = tiny_dataset(n_documents=4, queries_per_document=1)
+    results = {"base": ranked(dataset, [1, 1, 1, 1]), "new": ranked(dataset, [1, 2, 3, 1])}
+    comparison = compare_results(results, dataset)
+    first, second = comparison.worst["new"]
+    assert (first.query_id, second.query_id) == ("q2-0", "q1-0")
+    assert (first.before, first.after) == (1.0, 0.5)
+    assert first.query == dataset.queries["q2-0"]
+    assert first.relevant == {"d2": dataset.corpus["d2"]}
+    assert [one.document_id for one in first.top_before] == ["d2", "d0", "d1"]
+    assert [one.relevant for one in first.top_after] == [False, False, True]
+    assert comparison.changes["new"].tolist() == [0, second.after - 1, -0.5, 0]
+
+
+def test_queries_are_clustered_by_document_or_by_group():
+    """24 queries on 12 documents are 12 clusters; groups by hand take their place."""
+    dataset = tiny_dataset()
+    results = {"base": ranked(dataset, [2] * 24), "new": ranked(dataset, [1] * 24)}
+    groups = {qid: qid[-1] for qid in dataset.queries}
+    by_document = compare_results(results, dataset)
+    by_group = compare_results(results, dataset, groups=groups)
+    assert (by_document.n_clusters, by_document.verdict("new")) == (12, "better")
+    assert (by_group.n_clusters, by_group.verdict("new")) == (2, "no measurable change")
+    assert "too few to tell" in by_group.sentence("new")
+    with pytest.raises(DatasetError, match="1 queries have no group: 'q0-0'"):
+        compare_results(
+            results, dataset, groups={qid: "one" for qid in dataset.queries if qid != "q0-0"}
+        )
+
+
+def test_graded_judgements_decide_the_clusters_and_the_relevant_documents():
+    """With all judgements on d0 there is one cluster, and d0 is what was wanted."""
+    dataset = tiny_dataset(n_documents=4, queries_per_document=1)
+    relevance = {qid: {"d0": 2.0} for qid in dataset.queries}
+    rankings = {"base": [[0, 1]] * 4, "new": [[1, 0]] * 4}
+    results = {
+        name: evaluate_rankings(np.array(rows), dataset, relevance=relevance)
+        for name, rows in rankings.items()
+    }
+    comparison = compare_results(results, dataset, relevance=relevance)
+    assert comparison.n_clusters == 1
+    assert list(comparison.worst["new"][0].relevant) == ["d0"]
+
+
+def test_the_seed_and_the_metric_are_heeded():
+    """Another seed moves the interval, another metric the verdict's number."""
+    dataset = tiny_dataset()
+    results = results_of(dataset, base=HashEmbedding(), other=Forgetful())
+    one, same, other = (compare_results(results, dataset, seed=seed) for seed in (1, 1, 2))
+    assert one.to_dict() == same.to_dict()
+    assert one.differences["other"]["mrr@10"] != other.differences["other"]["mrr@10"]
+    by_mrr = compare_results(results, dataset, metric="mrr@5")
+    assert by_mrr.changes["other"].mean() == by_mrr.differences["other"]["mrr@5"].value
+
+
+def test_results_that_do_not_fit_are_refused():
+    """No result, another dataset's result and an unknown metric are named."""
+    dataset = tiny_dataset()
+    results = results_of(dataset, base=HashEmbedding())
+    with pytest.raises(ConfigurationError, match="'results' must hold at least one system"):
+        compare_results({}, dataset)
+    with pytest.raises(ConfigurationError, match="'base' belongs to other queries"):
+        compare_results(results, tiny_dataset(n_documents=3))
+    with pytest.raises(ConfigurationError, match=r"'metric' must be in .* \(got 'ndcg@7'\)"):
+        compare_results(results, dataset, metric="ndcg@7")
+
+
+def test_a_model_under_two_names_is_embedded_once():
+    """The second name takes the first one's result, at every dimension."""
+    model, dataset = HashEmbedding(), tiny_dataset()
+    results, dimensions = evaluate_systems(
+        {"one": model, "two": model}, dataset, OPTIONS, metric="ndcg@10", dims=[8]
+    )
+    assert model.query_calls == len(set(dataset.queries.values()))
+    assert results["one"] is results["two"]
+    assert all(found.metrics["one"] == found.metrics["two"] for found in dimensions)
+
+
+def test_dimensions_are_prefixes_of_the_vectors():
+    """A 32-dim model cut to 8 numbers, beside a model that has 16; the whole sizes come too."""
+    dataset = tiny_dataset()
+    models = {"large": HashEmbedding(dim=32), "small": HashEmbedding(dim=16)}
+    results, dimensions = evaluate_systems(models, dataset, OPTIONS, metric="ndcg@10", dims=[8, 24])
+    assert [(one.dim, list(one.metrics)) for one in dimensions] == [
+        (8, ["large", "small"]),
+        (16, ["small"]),
+        (24, ["large"]),
+        (32, ["large"]),
+    ]
+    whole = {one.dim: one for one in dimensions}
+    assert whole[32].metrics["large"] == results["large"].metrics["ndcg@10"]
+    assert whole[8].metrics["large"] < whole[32].metrics["large"]
+    assert results["large"].dim == 32
+
+
+def test_without_dims_there_is_no_table_of_dimensions():
+    """Nothing was asked for, nothing is shown."""
+    models = {"base": HashEmbedding()}
+    assert evaluate_systems(models, tiny_dataset(), OPTIONS, metric="ndcg@10")[1] == []
+
+
+def test_index_memory_is_four_bytes_a_number():
+    """A million vectors of 384 float32 numbers take 1,536,000,000 bytes."""
+    assert DimensionResult(384, {}).index_bytes(1_000_000) == 1_536_000_000
+
+
+def test_bm25_prefers_rare_shared_words_and_retrieves_nothing_unrelated():
+    """'get_name' is split at the underscore; ties keep the corpus order; no word, no document."""
+    dataset = EmbeddingQAFinetuneDataset(
+        queries={"a": "Name of the cat", "b": "zebra", "c": "?!", "d": "dog"},
+        corpus={"d0": "the dog", "d1": "def get_name(self)", "d2": "the dog", "d3": "the end"},
+        relevant_docs={"a": ["d1"], "b": ["d0"], "c": ["d0"], "d": ["d0"]},
+    )
+    indices, scores = bm25_rankings(dataset, depth=3)
+    assert indices[0, 0] == 1
+    assert indices[1:3].tolist() == [[-1, -1, -1], [-1, -1, -1]]
+    assert indices[3].tolist() == [0, 2, -1]
+    assert scores[3, 0] == scores[3, 1] > 0 == scores[3, 2]
+
+
+def test_bm25_of_a_corpus_without_words_retrieves_nothing():
+    """Punctuation alone has no vocabulary."""
+    dataset = EmbeddingQAFinetuneDataset(
+        queries={"a": "cat"}, corpus={"d0": "?!", "d1": "..."}, relevant_docs={"a": ["d0"]}
+    )
+    assert bm25_rankings(dataset, depth=5)[0].tolist() == [[-1, -1]]
+
+
+def test_reciprocal_ranks_are_added():
+    """Document 7 has ranks 1 and 2, 5 has ranks 2 and 1 and ties with it, 9 has only rank 3."""
+    first, second = np.array([[7, 5, 9]]), np.array([[5, 7, -1]])
+    indices, scores = reciprocal_rank_fusion([first, second], depth=4)
+    assert indices.tolist() == [[5, 7, 9, -1]]
+    both = np.float32(1 / 61 + 1 / 62)
+    assert scores[0].tolist() == [both, both, np.float32(1 / 63), 0]
+    sharper = reciprocal_rank_fusion([first, second], depth=1, k=0)
+    assert sharper[1].tolist() == [[1.5]]
+
+
+def test_bm25_is_fused_with_the_best_model():
+    """The better of two models is the one that is fused."""
+    models = {"bad": HashEmbedding(dim=2), "good": HashEmbedding(dim=64)}
+    results, _ = evaluate_systems(models, tiny_dataset(), OPTIONS, metric="ndcg@10", bm25=True)
+    assert list(results) == ["bad", "good", "bm25", "bm25 + good"]
+    assert results["bm25"].dim is None
+    assert results["bm25"].metrics["ndcg@10"] > results["bad"].metrics["ndcg@10"]
+
+
+@pytest.mark.parametrize(
+    ("models", "options", "message"),
+    [
+        ({}, {}, "'models' must hold at least one embedding model"),
+        ({"base": "local"}, {}, r"'models' must map names .* \(got str for 'base'\)"),
+        ({"base": HashEmbedding()}, {"dims": [0]}, r"'dims' must hold sizes .* \(got \(0,\)\)"),
+        ({"bm25": HashEmbedding()}, {"bm25": True}, "must not use names that start with 'bm25'"),
+    ],
+)
+def test_arguments_of_a_comparison_are_checked_first(models, options, message):
+    """What can't work is refused before a model is called."""
+    with pytest.raises(ConfigurationError, match=message):
+        evaluate_systems(models, tiny_dataset(), OPTIONS, metric="ndcg@10", **options)
+
+
+def test_missing_bm25s_is_named_with_its_extra(monkeypatch):
+    """The message says what to install, before a model is called."""
+    monkeypatch.setitem(sys.modules, "bm25s", None)
+    model = HashEmbedding()
+    with pytest.raises(MissingExtraError, match=r"pip install 'llama.*\[bm25\]'"):
+        evaluate_systems({"m": model}, tiny_dataset(), OPTIONS, metric="ndcg@10", bm25=True)
+    assert model.query_calls == 0

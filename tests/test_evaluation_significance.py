@@ -1,0 +1,124 @@
+"""Bootstrap intervals and sign-flip p-values against what theory says."""
+
+import numpy as np
+import pytest
+
+from llama_index.finetuning.embeddings.evaluation.significance import (
+    Difference,
+    difference,
+    estimate,
+    resampled_means,
+    sign_flip_p_values,
+)
+
+
+def test_p_value_counts_sign_patterns():
+    """Three equal differences: 2 of 8 sign patterns have a mean as far from 0, so p = 1/4."""
+    p_value = sign_flip_p_values(np.ones((3, 1)), np.arange(3), seed=0)[0]
+    assert p_value == pytest.approx(2 / 8, abs=0.015)
+
+
+def test_clusters_flip_as_one():
+    """Thirty queries in three clusters are three observations, not thirty."""
+    clusters = np.repeat(np.arange(3), 10)
+    apart = sign_flip_p_values(np.ones((30, 1)), np.arange(30), seed=0)[0]
+    together = sign_flip_p_values(np.ones((30, 1)), clusters, seed=0)[0]
+    assert apart == 1 / 10_001
+    assert together == pytest.approx(2 / 8, abs=0.015)
+
+
+def test_no_difference_has_p_value_1():
+    """Where nothing differs, every pattern is as far from 0."""
+    assert sign_flip_p_values(np.zeros((5, 2)), np.arange(5), seed=0).tolist() == [1, 1]
+
+
+def test_interval_has_the_width_of_the_normal_approximation():
+    """For 400 independent values the interval is mean ± 1.96 standard errors, within 5 %."""
+    values = np.random.default_rng(0).random((400, 1))
+    found = estimate(resampled_means(values, np.arange(400), seed=0)[:, 0], float(values.mean()))
+    error = 1.96 * values.std() / np.sqrt(400)
+    assert found.value == values.mean()
+    assert found.high - found.value == pytest.approx(error, rel=0.05)
+    assert found.value - found.low == pytest.approx(error, rel=0.05)
+
+
+def test_clusters_widen_the_interval():
+    """Ten copies of each of 40 values tell no more than the 40 values."""
+    values = np.random.default_rng(0).random((40, 1))
+    alone = resampled_means(values, np.arange(40), seed=0)
+    copied = resampled_means(np.repeat(values, 10, axis=0), np.repeat(np.arange(40), 10), seed=0)
+    assert np.allclose(alone, copied)
+
+
+def test_clusters_of_unequal_size_give_a_mean_over_queries():
+    """Clusters {0, 0, 0} and {1}: a sample of both has mean 1/4, of one twice 0 or 1."""
+    values = np.array([[0.0], [0.0], [0.0], [1.0]])
+    means = resampled_means(values, np.array([0, 0, 0, 1]), seed=0)
+    assert set(means[:, 0].tolist()) == {0, 1 / 4, 1}
+
+
+def test_columns_share_their_draws():
+    """The resampled difference of two columns is the difference of the resampled columns."""
+    values = np.random.default_rng(0).random((50, 2))
+    means = resampled_means(values, np.arange(50), seed=0)
+    change = resampled_means(values[:, :1] - values[:, 1:], np.arange(50), seed=0)
+    assert np.allclose(means[:, 0] - means[:, 1], change[:, 0])
+
+
+def test_the_seed_decides():
+    """Equal seeds give equal numbers, another seed others."""
+    values, clusters = np.random.default_rng(0).standard_normal((30, 1)), np.arange(30)
+    for test in (resampled_means, sign_flip_p_values):
+        one, same, other = (test(values, clusters, seed=seed) for seed in (1, 1, 2))
+        assert one.tolist() == same.tolist() != other.tolist()
+
+
+def test_many_clusters_are_resampled_in_blocks(monkeypatch):
+    """Small blocks of resamples are still 10,000 resamples around the mean."""
+    monkeypatch.setattr(
+        "llama_index.finetuning.embeddings.evaluation.significance._WEIGHTS_PER_BLOCK", 7_000
+    )
+    means = resampled_means(np.arange(20.0)[:, None], np.arange(20), seed=0)
+    assert means.shape == (10_000, 1)
+    assert means.mean() == pytest.approx(9.5, abs=0.1)
+
+
+def test_wins_losses_and_ties_are_counted():
+    """Rounding noise is a tie."""
+    found = difference(np.array([0.5, -0.1, 0.0, 1e-16]), np.zeros(10), 0.5)
+    assert (found.won, found.lost, found.tied, found.value) == (1, 1, 2, pytest.approx(0.1))
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "p_value", "verdict"),
+    [
+        (0.01, 0.05, 0.01, "better"),
+        (-0.05, -0.01, 0.01, "worse"),
+        (-0.01, 0.05, 0.01, "no measurable change"),
+        (0.01, 0.05, 0.06, "no measurable change"),
+    ],
+)
+def test_a_verdict_needs_both_the_p_value_and_the_interval(low, high, p_value, verdict):
+    """Only where both leave no change out is there a change."""
+    assert Difference(0.0, low, high, p_value, 0, 0, 0).verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("p_value", "text"), [(0.0001, "< 0.001"), (0.0123, "= 0.012"), (1, "= 1.000")]
+)
+def test_small_p_values_are_bounded_not_spelled_out(p_value, text):
+    """More digits than 10,000 resamples carry would be false precision."""
+    assert Difference(0.0, 0.0, 0.0, p_value, 0, 0, 0).p_text == text
+
+
+def test_luck_is_seldom_called_a_change():
+    """Of 200 comparisons of equally good systems, about one in twenty finds a change."""
+    rng = np.random.default_rng(0)
+    clusters = np.repeat(np.arange(30), 2)
+    # Queries of a cluster share most of their difference.
+    shared = np.repeat(rng.standard_normal((30, 200)), 2, axis=0)
+    changes = shared + 0.3 * rng.standard_normal((60, 200))
+    p_values = sign_flip_p_values(changes, clusters, seed=0)
+    samples = resampled_means(changes, clusters, seed=0)
+    found = [difference(changes[:, i], samples[:, i], p_values[i]).verdict for i in range(200)]
+    assert 0.01 < 1 - found.count("no measurable change") / 200 < 0.09

@@ -1,0 +1,158 @@
+"""Files and folders are whole or absent."""
+
+import json
+import os
+
+import pytest
+
+from llama_index.finetuning.embeddings.errors import OutputError
+from llama_index.finetuning.embeddings.files import (
+    _exchange,
+    atomic_file,
+    atomic_folder,
+    check_writable,
+)
+from llama_index.finetuning.embeddings import files
+
+
+def names(folder):
+    return sorted(entry.name for entry in folder.iterdir())
+
+
+def test_a_file_appears_when_the_block_ends(tmp_path):
+    """The text is there afterwards, in UTF-8, and nothing else is."""
+    with atomic_file(tmp_path / "new" / "a.txt") as stream:
+        stream.write("grün")
+        assert not (tmp_path / "new" / "a.txt").exists()
+    assert (tmp_path / "new" / "a.txt").read_bytes() == "grün".encode()
+    assert names(tmp_path / "new") == ["a.txt"]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_a_failed_write_leaves_the_old_file(tmp_path, error):
+    """An error in the block leaves the old file as it was and no temporary file behind."""
+    (tmp_path / "a.txt").write_text("old")
+
+    def write():
+        with atomic_file(tmp_path / "a.txt") as stream:
+            stream.write("half")
+            raise error
+
+    with pytest.raises(error):
+        write()
+    assert (tmp_path / "a.txt").read_text() == "old"
+    assert names(tmp_path) == ["a.txt"]
+
+
+def fill(path, **contents):
+    with atomic_folder(path) as folder:
+        for name, text in contents.items():
+            (folder / name).write_text(text)
+
+
+def test_a_folder_is_replaced_whole(tmp_path):
+    """What the old model's manifest lists goes, the new files come, nothing else is left over."""
+    fill(tmp_path / "model", **{"finetuning.json": "{}", "old": "1", "both": "1"})
+    fill(tmp_path / "model", **{"finetuning.json": "{}", "new": "2", "both": "2"})
+    assert names(tmp_path / "model") == ["both", "finetuning.json", "new"]
+    assert (tmp_path / "model" / "both").read_text() == "2"
+    listed = json.loads((tmp_path / "model" / "finetuning.json").read_text())["files"]
+    assert listed == ["both", "finetuning.json", "new"]
+    assert names(tmp_path) == ["model"]
+
+
+def test_files_of_the_user_stay(tmp_path):
+    """What a user put into the folder is carried over, files, folders and links alike."""
+    model = tmp_path / "model"
+    fill(model, **{"finetuning.json": "{}", "weights": "1"})
+    (model / "notes.txt").write_text("mine")
+    (model / "plots").mkdir()
+    (model / "plots" / "a.png").write_text("mine too")
+    (model / "link").symlink_to("notes.txt")
+    fill(model, **{"finetuning.json": "{}", "weights": "2"})
+    assert (model / "notes.txt").read_text() == "mine"
+    assert (model / "plots" / "a.png").read_text() == "mine too"
+    assert (model / "link").is_symlink()
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_a_failure_leaves_the_old_folder(tmp_path, error):
+    """An error while the folder is filled leaves the old one as it was."""
+    fill(tmp_path / "model", a="old")
+
+    def write():
+        with atomic_folder(tmp_path / "model") as folder:
+            (folder / "a").write_text("new")
+            raise error
+
+    with pytest.raises(error):
+        write()
+    assert (tmp_path / "model" / "a").read_text() == "old"
+    assert names(tmp_path) == ["model"]
+
+
+def test_a_full_disk_is_an_output_error(tmp_path):
+    """An error of the system while writing says what could not be written, and is chained."""
+    fill(tmp_path / "model", a="old")
+
+    def write():
+        with atomic_folder(tmp_path / "model"):
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(OutputError, match="model.*No space left") as caught:
+        write()
+    assert isinstance(caught.value.__cause__, OSError)
+    assert (tmp_path / "model" / "a").read_text() == "old"
+
+
+def test_a_linked_output_replaces_what_the_link_points_to(tmp_path):
+    """A symbolic link stays one, and its target gets the new contents."""
+    fill(tmp_path / "real", a="old")
+    (tmp_path / "link").symlink_to("real")
+    fill(tmp_path / "link", a="new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real" / "a").read_text() == "new"
+
+
+@pytest.mark.parametrize("in_one_call", [True, False])
+def test_exchange_works_with_and_without_the_system_call(tmp_path, monkeypatch, in_one_call):
+    """Where the system can't exchange two folders at once, two renames do."""
+    if not in_one_call:
+        monkeypatch.setattr(files, "_rename_exchange", lambda one, other: False)
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "a").write_text("new")
+    (tmp_path / "old").mkdir()
+    _exchange(tmp_path / "new", tmp_path / "old")
+    assert (tmp_path / "old" / "a").read_text() == "new"
+
+
+def test_check_writable_takes_a_place_that_does_not_exist_yet(tmp_path):
+    """A folder that can be created is fine, and checking creates nothing."""
+    check_writable(tmp_path / "a" / "b", name="out")
+    assert names(tmp_path) == []
+
+
+def test_check_writable_refuses_a_file(tmp_path):
+    """A file where the folder should go is named, and stays."""
+    (tmp_path / "taken").write_text("mine")
+    with pytest.raises(OutputError, match="'out' must be a folder.*taken"):
+        check_writable(tmp_path / "taken", name="out")
+    assert (tmp_path / "taken").read_text() == "mine"
+
+
+def test_check_writable_refuses_a_place_below_a_file(tmp_path):
+    """A file on the way to the folder makes it unwritable."""
+    (tmp_path / "taken").write_text("mine")
+    with pytest.raises(OutputError, match="'out' can't be written"):
+        check_writable(tmp_path / "taken" / "model", name="out")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_check_writable_refuses_a_folder_without_permission(tmp_path):
+    """A parent folder that may not be written to is named before any work is done."""
+    tmp_path.chmod(0o500)
+    try:
+        with pytest.raises(OutputError, match="'out' can't be written"):
+            check_writable(tmp_path / "model", name="out")
+    finally:
+        tmp_path.chmod(0o700)

@@ -1,0 +1,453 @@
+"""Import and export: pairs, BEIR folders, Hugging Face datasets, Argilla, LabelledRagDataset."""
+
+import dataclasses
+import json
+from types import SimpleNamespace
+
+import pytest
+from fakes import tiny_dataset
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from strategies import datasets, ids
+
+from llama_index.finetuning.embeddings import (
+    ConfigurationError,
+    DatasetError,
+    DatasetFileError,
+    EmbeddingQAFinetuneDataset,
+)
+
+ROUND_TRIP = settings(max_examples=50, deadline=None)
+
+
+def by_text(dataset):
+    """What a dataset says, without its ids: query to relevant texts and hard negatives."""
+    hard_negatives = dataset.hard_negatives or {}
+    return {
+        text: (
+            [dataset.corpus[docid] for docid in dataset.relevant_docs[qid]],
+            [dataset.corpus[docid] for docid in hard_negatives.get(qid, ())],
+        )
+        for qid, text in dataset.queries.items()
+    }
+
+
+# --- pairs
+
+
+def test_pairs_of_texts_and_lists():
+    """One or several positives, with or without negatives; equal queries and texts merge."""
+    dataset = EmbeddingQAFinetuneDataset.from_pairs(
+        [("q", "a"), ("q", ["b", "a"]), ("r", "a", "c"), ["s", ["d"], ["a", "e"]]],
+        corpus=["f", "a"],
+    )
+    assert by_text(dataset) == {
+        "q": (["a", "b"], []),
+        "r": (["a"], ["c"]),
+        "s": (["d"], ["a", "e"]),
+    }
+    assert list(dataset.corpus.values()) == ["a", "b", "c", "d", "e", "f"]
+
+
+def test_ids_come_from_the_texts():
+    """The same texts get the same ids, whatever stands around them."""
+    one = EmbeddingQAFinetuneDataset.from_pairs([("q", "a"), ("r", "b")])
+    other = EmbeddingQAFinetuneDataset.from_pairs([("r", "b"), ("q", "a")])
+    assert one == other
+    assert len(set(one.queries) | set(one.corpus)) == 4
+
+
+def test_a_positive_is_no_negative_of_the_same_query():
+    """What one row calls relevant stays relevant when another row calls it a negative."""
+    dataset = EmbeddingQAFinetuneDataset.from_pairs([("q", "a", ["b", "c"]), ("q", "b", "a")])
+    assert by_text(dataset) == {"q": (["a", "b"], ["c"])}
+
+
+@pytest.mark.parametrize(
+    ("pairs", "message"),
+    [
+        ([("q", "a"), ("q", ""), (None, "a"), ("q", [])], r"3 rows .* rows '2', '3', '4'"),
+        ([("q", "a", [" "])], r"1 rows .* rows '1'"),
+        ([("q", 5 * ["a"], [3])], r"1 rows"),
+        (["qa"], r"A pair must be .* \(got 'qa' as pair 1\)"),
+        ([("q", "a"), ("q",)], r"\(got \('q',\) as pair 2\)"),
+        ([], "no queries"),
+    ],
+)
+def test_faulty_pairs(pairs, message):
+    """All rows at fault are counted and the first ones named."""
+    with pytest.raises(DatasetError, match=message):
+        EmbeddingQAFinetuneDataset.from_pairs(pairs)
+
+
+def test_faulty_corpus():
+    """A distractor is a text, too."""
+    with pytest.raises(DatasetError, match="'corpus' must hold texts"):
+        EmbeddingQAFinetuneDataset.from_pairs([("q", "a")], corpus=["b", ""])
+
+
+# --- BEIR
+
+
+@ROUND_TRIP
+@given(datasets(id_strategy=ids(alphabet=st.characters(codec="utf-8", exclude_characters="\0"))))
+def test_beir_round_trip(tmp_path_factory, dataset):
+    """Any dataset is read back as it was written: tabs, quotes, line ends and all."""
+    folder = tmp_path_factory.mktemp("beir")
+    dataset.to_beir(folder, split="train")
+    assert EmbeddingQAFinetuneDataset.from_beir(folder) == dataset
+    assert EmbeddingQAFinetuneDataset.from_beir(folder, "train") == dataset
+
+
+def test_beir_files(tmp_path):
+    """The files are what BEIR's loader reads: JSON lines, and a table with a header."""
+    EmbeddingQAFinetuneDataset(
+        queries={"q": "Größe?"},
+        corpus={"d1": "eins", "d2": "zwei"},
+        relevant_docs={"q": ["d2"]},
+        hard_negatives={"q": ["d1"]},
+    ).to_beir(tmp_path / "beir")
+    read = {
+        str(path.relative_to(tmp_path / "beir")): path.read_text("utf-8")
+        for path in (tmp_path / "beir").rglob("*.*l*")
+    } | {"qrels": (tmp_path / "beir" / "qrels" / "test.tsv").read_text("utf-8")}
+    assert read == {
+        "queries.jsonl": '{"_id": "q", "text": "Größe?"}\n',
+        "corpus.jsonl": '{"_id": "d1", "title": "", "text": "eins"}\n'
+        '{"_id": "d2", "title": "", "text": "zwei"}\n',
+        "qrels": "query-id\tcorpus-id\tscore\nq\td2\t1\nq\td1\t0\n",
+    }
+
+
+def beir_folder(path, *, qrels=None, queries=None, corpus=None):
+    """Write a folder as other people's programs write it, with some files replaced."""
+    (path / "qrels").mkdir()
+    for name, table in (qrels or {"test": "query-id\tcorpus-id\tscore\n1\ta\t1\n"}).items():
+        (path / "qrels" / f"{name}.tsv").write_text(table, encoding="utf-8")
+    (path / "queries.jsonl").write_text(
+        queries or '{"_id": 1, "text": "one"}\n\n{"_id": "2", "text": "two"}\n', encoding="utf-8"
+    )
+    (path / "corpus.jsonl").write_text(
+        corpus
+        or '{"_id": "a", "title": "A", "text": "alpha"}\n{"_id": "b", "text": "beta"}\n'
+        '{"_id": "c", "title": "", "text": ""}\n',
+        encoding="utf-8",
+    )
+    return path
+
+
+def test_beir_as_others_write_it(tmp_path):
+    """Titles are joined, grades order, zero is a negative, other splits and empty texts go."""
+    table = "query-id\tcorpus-id\tscore\n1\tb\t1\n1\ta\t2\n2\ta\t0\n"
+    dataset = EmbeddingQAFinetuneDataset.from_beir(beir_folder(tmp_path, qrels={"test": table}))
+    assert dataset.queries == {"1": "one"}  # 2 has no relevant document
+    assert dataset.corpus == {"a": "A alpha", "b": "beta"}
+    assert dataset.relevant_docs == {"1": ["a", "b"]}
+    assert dataset.hard_negatives is None
+
+
+def test_beir_splits(tmp_path):
+    """Of several splits one must be named."""
+    tables = {"train": "1\ta\t1\n", "test": "2\tb\t1\n1\ta\t-1\n2\ta\t0\n"}
+    folder = beir_folder(tmp_path, qrels=tables)
+    assert EmbeddingQAFinetuneDataset.from_beir(folder, "train").relevant_docs == {"1": ["a"]}
+    assert EmbeddingQAFinetuneDataset.from_beir(folder, "test").hard_negatives == {"2": ["a"]}
+    with pytest.raises(ConfigurationError, match=r"'split' must be in \('test', 'train'\).*None"):
+        EmbeddingQAFinetuneDataset.from_beir(folder)
+    with pytest.raises(ConfigurationError, match=r"\(got 'dev'\)"):
+        EmbeddingQAFinetuneDataset.from_beir(folder, "dev")
+
+
+@pytest.mark.parametrize(
+    ("files", "error", "message"),
+    [
+        ({"qrels": {"test": "1\ta\n"}}, DatasetFileError, r"Row 1 of .*test\.tsv"),
+        ({"qrels": {"test": "1\ta\t1\n1\tb\tx\n"}}, DatasetFileError, r"Row 2 of"),
+        ({"qrels": {"test": "1\tx\t1\n"}}, DatasetError, r"not in the corpus: 'x \(of query 1\)'"),
+        ({"qrels": {"test": "9\ta\t1\n"}}, DatasetError, "1 judged queries have no text: '9'"),
+        ({"queries": '{"_id": "1", "text": "one"}\n{"_id": '}, DatasetFileError, "Line 2 of"),
+        ({"queries": '{"id": "1", "text": "one"}'}, DatasetFileError, "Line 1 of .*_id"),
+        ({"corpus": "[1]"}, DatasetFileError, r"Line 1 of .*corpus\.jsonl"),
+    ],
+)
+def test_faulty_beir_folders(tmp_path, files, error, message):
+    """The file and the line at fault are named."""
+    with pytest.raises(error, match=message):
+        EmbeddingQAFinetuneDataset.from_beir(beir_folder(tmp_path, **files))
+
+
+def test_incomplete_beir_folders(tmp_path):
+    """A folder without judgements, or without a corpus, is none."""
+    with pytest.raises(DatasetFileError, match=r"no qrels/\*\.tsv"):
+        EmbeddingQAFinetuneDataset.from_beir(tmp_path)
+    folder = beir_folder(tmp_path)
+    (folder / "corpus.jsonl").write_bytes(b'{"_id": "\xff"}')
+    with pytest.raises(DatasetFileError, match="is not UTF-8"):
+        EmbeddingQAFinetuneDataset.from_beir(folder)
+    (folder / "corpus.jsonl").unlink()
+    with pytest.raises(DatasetFileError, match=r"corpus\.jsonl' can't be read"):
+        EmbeddingQAFinetuneDataset.from_beir(folder)
+
+
+def test_ids_that_a_table_can_not_hold(tmp_path):
+    """They are named before anything is written."""
+    dataset = EmbeddingQAFinetuneDataset.from_pairs([("q", "a")])
+    broken = dataset.model_copy(update={"queries": {"\0": "q"}})
+    with pytest.raises(DatasetError, match="1 ids hold the character NUL"):
+        broken.to_beir(tmp_path / "beir")
+    assert not (tmp_path / "beir").exists()
+
+
+# --- Hugging Face datasets
+
+
+@ROUND_TRIP
+@given(datasets())
+def test_hf_round_trip(dataset):
+    """The three tables hold everything."""
+    assert EmbeddingQAFinetuneDataset.from_hf_dataset(dataset.to_hf_dataset()) == dataset
+
+
+@ROUND_TRIP
+@given(datasets())
+def test_hf_pairs_and_triplets(dataset):
+    """Rows of texts say what the dataset says, once per pair or triplet."""
+    pairs = dataset.to_hf_dataset("pairs")
+    hard_negatives = dataset.hard_negatives or {}
+    assert sorted(map(tuple, zip(pairs["anchor"], pairs["positive"], strict=True))) == sorted(
+        (text, dataset.corpus[docid])
+        for text, found in dataset.query_docid_pairs
+        for docid in found
+    )
+    if not hard_negatives:
+        with pytest.raises(DatasetError, match="no hard negatives to make triplets of"):
+            dataset.to_hf_dataset("triplets")
+        return
+    triplets = dataset.to_hf_dataset("triplets")
+    assert triplets.column_names == ["anchor", "positive", "negative"]
+    assert len(triplets) == sum(
+        len(dataset.relevant_docs[qid]) * len(found) for qid, found in hard_negatives.items()
+    )
+
+
+@pytest.mark.parametrize(
+    ("columns", "values"),
+    [
+        (("anchor", "positive", "negative"), ("a", "b")),
+        (("question", "context", "negative_1"), ("a", "b")),
+        (("query", "pos", "neg"), (["a"], ["b"])),
+    ],
+)
+def test_hf_columns_are_found(columns, values):
+    """The usual names, of single texts and of lists."""
+    from datasets import Dataset
+
+    data = Dataset.from_dict(dict(zip(columns, (["q"], *([one] for one in values)), strict=True)))
+    expected = EmbeddingQAFinetuneDataset.from_pairs([("q", "a", "b")])
+    assert EmbeddingQAFinetuneDataset.from_hf_dataset(data) == expected
+    assert EmbeddingQAFinetuneDataset.from_hf_dataset(data.to_list()) == expected
+
+
+def test_hf_columns_are_given():
+    """Given names are used and nothing else; an absent negative is none."""
+    rows = [
+        {"frage": "q", "antwort": "a", "n1": "b", "n2": None, "negative": "c"},
+        {"frage": "r", "antwort": ["a", "d"], "n1": "e", "n2": ["f"], "negative": "c"},
+    ]
+    dataset = EmbeddingQAFinetuneDataset.from_hf_dataset(
+        rows, query_column="frage", positive_column="antwort", negative_columns=["n1", "n2"]
+    )
+    assert by_text(dataset) == {"q": (["a"], ["b"]), "r": (["a", "d"], ["e", "f"])}
+
+
+@pytest.mark.parametrize(
+    ("data", "kwargs", "error", "message"),
+    [
+        ([{"x": "q"}], {}, ConfigurationError, r"'query_column' must be in \('x',\) \(got None"),
+        ([{"query": "q"}], {}, ConfigurationError, r"'positive_column' .*none of \('positive'"),
+        (
+            [{"query": "q", "pos": "a"}],
+            {"negative_columns": "n"},
+            ConfigurationError,
+            r"'negative_columns' must be in \('query', 'pos'\) \(got 'n'\)",
+        ),
+        ([], {}, DatasetError, "no rows"),
+        ({"train": [], "test": []}, {}, ConfigurationError, r"several tables \(train, test\)"),
+        (
+            {"corpus": [], "queries": [], "qrels": []},
+            {"query_column": "query"},
+            ConfigurationError,
+            "no column names",
+        ),
+        (
+            {"corpus": [], "queries": [{"id": "1"}], "qrels": []},
+            {},
+            ConfigurationError,
+            "lack the column '_id'",
+        ),
+    ],
+)
+def test_faulty_hf_datasets(data, kwargs, error, message):
+    """The column or table that is missing is named with those that are there."""
+    with pytest.raises(error, match=message):
+        EmbeddingQAFinetuneDataset.from_hf_dataset(data, **kwargs)
+
+
+def test_unknown_layout():
+    """The layouts are named."""
+    with pytest.raises(ConfigurationError, match=r"'layout' must be in .* \(got 'rows'\)"):
+        tiny_dataset().to_hf_dataset("rows")
+
+
+# --- Argilla
+
+
+@dataclasses.dataclass
+class Answer:
+    question_name: str
+    value: object
+    status: object = None
+
+
+def record(query, document, *answers, suggestion=None, **fields):
+    """A record as Argilla 2 has it."""
+    suggestions = [] if suggestion is None else [SimpleNamespace(**suggestion)]
+    return SimpleNamespace(
+        fields={"question": query, "context": document, **fields},
+        responses=list(answers),
+        suggestions=suggestions,
+    )
+
+
+def answered(value, status="submitted"):
+    """One person's answer."""
+    return Answer("relevant", value, SimpleNamespace(value=status))
+
+
+def test_argilla_fields():
+    """Records of pairs or triplets need no labels."""
+    records = [record("q", "a", negative="b"), record("r", "b")]
+    dataset = EmbeddingQAFinetuneDataset.from_argilla(records)
+    assert by_text(dataset) == {"q": (["a"], ["b"]), "r": (["b"], [])}
+    renamed = [SimpleNamespace(fields={"x": "q", "y": "a", "z": "b"}, responses=[], suggestions=[])]
+    dataset = EmbeddingQAFinetuneDataset.from_argilla(
+        renamed, query_field="x", positive_field="y", negative_fields="z"
+    )
+    assert by_text(dataset) == {"q": (["a"], ["b"])}
+
+
+def test_argilla_labels(caplog):
+    """The majority counts, then the suggestion; drafts and other questions do not; ties go."""
+    suggested = {"question_name": "relevant", "value": "no"}
+    records = [
+        record("q", "a", answered("yes"), answered("yes"), answered("no")),
+        record("q", "b", answered("no"), suggestion={**suggested, "value": "yes"}),
+        record("q", "c", answered("yes"), answered("no")),  # a tie
+        record("q", "d", answered("yes", "draft"), suggestion=suggested),
+        record("q", "e", Answer("other", "yes")),  # nothing to go by
+        record("r", "a", answered("no")),  # no relevant document in the end
+    ]
+    dataset = EmbeddingQAFinetuneDataset.from_argilla(records, label_question="relevant")
+    assert by_text(dataset) == {"q": (["a"], ["b", "d"])}
+    assert "Left out 2 records without one label to go by, and 1 queries" in caplog.text
+
+
+def test_argilla_labels_of_other_values():
+    """Which labels mean relevant is for the caller to say."""
+    records = [record("q", "a", answered(4)), record("q", "b", answered(1))]
+    dataset = EmbeddingQAFinetuneDataset.from_argilla(
+        records, label_question="relevant", relevant_labels=(4, 5)
+    )
+    assert by_text(dataset) == {"q": (["a"], ["b"])}
+    with pytest.raises(DatasetError, match=r"must be in \('yes',\) \(got \{'4': 1, '1': 1\}\)"):
+        EmbeddingQAFinetuneDataset.from_argilla(records, label_question="relevant")
+
+
+def test_argilla_exports():
+    """The dictionaries of ``records.to_list()`` are read like the records."""
+    records = [
+        {
+            "fields": {"question": "q", "context": "a"},
+            "responses": {"relevant": [{"value": "yes", "user_id": "1"}]},
+            "suggestions": {"relevant": {"value": "no", "score": None}},
+        },
+        {
+            "fields": {"question": "q", "context": "b"},
+            "responses": {},
+            "suggestions": {"relevant": {"value": "no"}},
+        },
+    ]
+    dataset = EmbeddingQAFinetuneDataset.from_argilla(records, label_question="relevant")
+    assert by_text(dataset) == {"q": (["a"], ["b"])}
+
+
+def test_argilla_own_records():
+    """Records made by Argilla itself, where it is installed."""
+    argilla = pytest.importorskip("argilla")
+    user = "11111111-1111-1111-1111-111111111111"
+    records = [
+        argilla.Record(
+            fields={"question": "q", "context": text},
+            responses=[argilla.Response("relevant", value, user_id=user, status="submitted")],
+            suggestions=[argilla.Suggestion("relevant", "no")],
+        )
+        for text, value in (("a", "yes"), ("b", "no"))
+    ]
+    dataset = EmbeddingQAFinetuneDataset.from_argilla(records, label_question="relevant")
+    assert by_text(dataset) == {"q": (["a"], ["b"])}
+    exported = [one.to_dict() for one in records]
+    assert dataset == EmbeddingQAFinetuneDataset.from_argilla(exported, label_question="relevant")
+
+
+def test_argilla_without_records():
+    """Nothing is no dataset."""
+    with pytest.raises(DatasetError, match="has no records"):
+        EmbeddingQAFinetuneDataset.from_argilla([])
+
+
+# --- LabelledRagDataset
+
+EXAMPLES = [
+    {"query": "q", "reference_contexts": ["a", "b"], "reference_answer": "x"},
+    {"query": "r", "reference_contexts": ["b"], "reference_answer": "y"},
+]
+
+
+def test_labelled_rag_dataset(tmp_path):
+    """Reference contexts are relevant documents, from the object and from its file."""
+    path = tmp_path / "rag_dataset.json"
+    path.write_text(json.dumps({"examples": EXAMPLES}), encoding="utf-8")
+    held = SimpleNamespace(examples=[SimpleNamespace(**example) for example in EXAMPLES])
+    for data in (path, str(path), held):
+        dataset = EmbeddingQAFinetuneDataset.from_labelled_rag_dataset(data)
+        assert by_text(dataset) == {"q": (["a", "b"], []), "r": (["b"], [])}
+
+
+def test_llama_index_own_labelled_rag_dataset():
+    """The class itself, where llama-index-core still has it."""
+    module = pytest.importorskip("llama_index.core.llama_dataset")
+    held = module.LabelledRagDataset(
+        examples=[module.LabelledRagDataExample(**example) for example in EXAMPLES]
+    )
+    dataset = EmbeddingQAFinetuneDataset.from_labelled_rag_dataset(held)
+    assert by_text(dataset) == {"q": (["a", "b"], []), "r": (["b"], [])}
+
+
+@pytest.mark.parametrize(
+    ("content", "error", "message"),
+    [
+        (None, DatasetFileError, "is no LabelledRagDataset: .*No such file"),
+        ("{", DatasetFileError, "is no LabelledRagDataset"),
+        ("{}", DatasetFileError, "it has no 'examples'"),
+        ('{"examples": ["q"]}', DatasetFileError, "'examples' is no list of objects"),
+        ('{"examples": []}', DatasetError, "has no examples"),
+        ('{"examples": [{"query": "q"}]}', DatasetError, "1 rows lack a query or a relevant"),
+    ],
+)
+def test_faulty_labelled_rag_datasets(tmp_path, content, error, message):
+    """The error says what is missing."""
+    path = tmp_path / "rag_dataset.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(error, match=message):
+        EmbeddingQAFinetuneDataset.from_labelled_rag_dataset(path)

@@ -1,0 +1,1022 @@
+"""Generation: calls side by side, retries, the journal, and the dataset that comes out."""
+
+import asyncio
+import json
+import logging
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+from collections import Counter
+from datetime import datetime, timedelta, timezone
+from email.utils import format_datetime
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from llama_index.core.bridge.pydantic import PrivateAttr
+from llama_index.core.llms import CompletionResponse, CustomLLM, LLMMetadata
+from llama_index.core.schema import TextNode
+
+from llama_index.finetuning.embeddings import (
+    ConfigurationError,
+    DatasetFileError,
+    EmbeddingQAFinetuneDataset,
+    GenerationError,
+    OutputError,
+)
+from llama_index.finetuning.embeddings.generation import (
+    QA_PROMPTS,
+    agenerate_qa_embedding_pairs,
+    copies_text,
+    generate_qa_embedding_pairs,
+    mentions_context,
+)
+from llama_index.finetuning.embeddings.generation.calls import Calls
+from llama_index.finetuning.embeddings.generation.journal import Entry, Journal, Key
+from llama_index.finetuning.embeddings.generation.retry import Pace, is_permanent, told_wait
+
+TEMPLATE = "{context_str}\n---\n{num_questions_per_chunk}"
+
+
+class ScriptedLLM(CustomLLM):
+    """Answers "Who is <text>?" and "Where is <text>?"; `failures` are raised first, per text."""
+
+    model: str = "scripted"
+    api_key: str = "sk-secret"
+    _failures: dict[str, list[Exception]] = PrivateAttr(default_factory=dict)
+    _answers: dict[str, str] = PrivateAttr(default_factory=dict)
+    _prompts: list[str] = PrivateAttr(default_factory=list)
+    _threads: set[int] = PrivateAttr(default_factory=set)
+
+    def __init__(self, failures=None, answers=None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._failures = {text: list(errors) for text, errors in (failures or {}).items()}
+        self._answers = answers or {}
+
+    @property
+    def metadata(self) -> LLMMetadata:
+        return LLMMetadata(model_name=self.model)
+
+    @property
+    def prompts(self) -> list[str]:
+        return self._prompts
+
+    @property
+    def texts(self) -> list[str]:
+        """The text of every call, in order."""
+        return [prompt.split("\n---")[0] for prompt in self._prompts]
+
+    @property
+    def threads(self) -> set[int]:
+        return self._threads
+
+    def answer(self, prompt: str) -> CompletionResponse:
+        self._prompts.append(prompt)
+        self._threads.add(threading.get_ident())
+        text = prompt.split("\n---", maxsplit=1)[0]
+        if self._failures.get(text):
+            raise self._failures[text].pop(0)
+        default = f"1. Who is {text}?\n2. Where is {text}?"
+        return CompletionResponse(text=self._answers.get(text, default))
+
+    def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
+        return self.answer(prompt)
+
+    def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> Any:
+        raise NotImplementedError
+
+
+class AsyncLLM(ScriptedLLM):
+    """Has a real async API, which counts how many calls are in flight, and no sync one."""
+
+    _in_flight: int = PrivateAttr(default=0)
+    _most_in_flight: int = PrivateAttr(default=0)
+
+    @property
+    def most_in_flight(self) -> int:
+        return self._most_in_flight
+
+    def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
+        raise NotImplementedError
+
+    async def acomplete(
+        self, prompt: str, formatted: bool = False, **kwargs: Any
+    ) -> CompletionResponse:
+        self._in_flight += 1
+        self._most_in_flight = max(self._most_in_flight, self._in_flight)
+        try:
+            await asyncio.sleep(0)
+            return self.answer(prompt)
+        finally:
+            self._in_flight -= 1
+
+
+class ThinAsyncLLM(ScriptedLLM):
+    """Has an async API that is the sync one in disguise."""
+
+    async def acomplete(
+        self, prompt: str, formatted: bool = False, **kwargs: Any
+    ) -> CompletionResponse:
+        return self.complete(prompt, formatted=formatted, **kwargs)
+
+
+class InstantAsyncLLM(AsyncLLM):
+    """Has an async API only, and it answers at once."""
+
+    async def acomplete(
+        self, prompt: str, formatted: bool = False, **kwargs: Any
+    ) -> CompletionResponse:
+        return self.answer(prompt)
+
+
+class NoAsyncLLM(ScriptedLLM):
+    """Has an async method that says there is none."""
+
+    async def acomplete(
+        self, prompt: str, formatted: bool = False, **kwargs: Any
+    ) -> CompletionResponse:
+        raise NotImplementedError
+
+
+class RateLimitError(Exception):
+    """What clients raise at status 429."""
+
+    status_code = 429
+
+
+def make_nodes(*texts: str) -> list[TextNode]:
+    """Nodes with ids that come from their texts."""
+    return [TextNode(id_=f"n-{text}", text=text) for text in texts]
+
+
+@pytest.fixture
+def options(tmp_path) -> dict[str, Any]:
+    """Arguments that keep a run quick and inside the test's folder."""
+    return {
+        "qa_generate_prompt_tmpl": TEMPLATE,
+        "output_path": str(tmp_path / "set.json"),
+        "verbose": False,
+        "retry_wait": 0.0,
+    }
+
+
+def journal_lines(options: dict[str, Any]) -> list[dict[str, Any]]:
+    """The entries of a run's journal."""
+    path = Path(options["output_path"] + ".journal.jsonl")
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+
+
+def reports(options: dict[str, Any]) -> list[Any]:
+    """Let a run hand over its report; returns the list that it lands in."""
+    collected: list[Any] = []
+    options["on_finish"] = collected.append
+    return collected
+
+
+@pytest.mark.parametrize(
+    "llm_class", [ScriptedLLM, AsyncLLM, ThinAsyncLLM, InstantAsyncLLM, NoAsyncLLM]
+)
+def test_every_kind_of_llm_gives_the_same_dataset(llm_class, options):
+    """Two questions of each node, relevant to it, whatever the LLM's APIs are like."""
+    llm = llm_class()
+    dataset = generate_qa_embedding_pairs(make_nodes("Ann", "Bob"), llm, **options)
+    assert list(dataset.queries.values()) == [
+        "Who is Ann?",
+        "Where is Ann?",
+        "Who is Bob?",
+        "Where is Bob?",
+    ]
+    assert dataset.corpus == {"n-Ann": "Ann", "n-Bob": "Bob"}
+    assert [dataset.relevant_docs[qid] for qid in dataset.queries] == [
+        ["n-Ann"],
+        ["n-Ann"],
+        ["n-Bob"],
+        ["n-Bob"],
+    ]
+    assert sorted(llm.texts) == ["Ann", "Bob"]
+    assert EmbeddingQAFinetuneDataset.from_json(options["output_path"]) == dataset
+
+
+def test_arguments_of_the_retired_function_keep_their_places(tmp_path):
+    """Old positional calls work: template, number, retries, failure, saving, path, verbosity."""
+    path = str(tmp_path / "old.json")
+    dataset = generate_qa_embedding_pairs(
+        make_nodes("Ann"), ScriptedLLM(), TEMPLATE, 1, 3, "continue", 500, path, False
+    )
+    assert list(dataset.queries.values()) == ["Who is Ann?"]
+    assert Path(path).is_file()
+
+
+def test_old_import_path():
+    """The retired package's module has the same objects."""
+    from llama_index.finetuning.embeddings import common
+
+    assert common.generate_qa_embedding_pairs is generate_qa_embedding_pairs
+    assert common.EmbeddingQAFinetuneDataset is EmbeddingQAFinetuneDataset
+    assert QA_PROMPTS["exam"] == common.DEFAULT_QA_GENERATE_PROMPT_TMPL
+
+
+def test_workers_bound_the_calls_in_flight(options):
+    """Five workers keep exactly five calls in flight."""
+    llm = AsyncLLM()
+    generate_qa_embedding_pairs(make_nodes(*"abcdefghij"), llm, num_workers=5, **options)
+    assert llm.most_in_flight == 5
+
+
+def test_blocking_calls_run_side_by_side_in_threads(options):
+    """Three blocking calls meet at a barrier, which no one call alone can pass."""
+    barrier = threading.Barrier(3, timeout=30)
+
+    class MeetingLLM(ScriptedLLM):
+        def complete(self, prompt: str, formatted: bool = False, **kwargs: Any):
+            barrier.wait()
+            return self.answer(prompt)
+
+    llm = MeetingLLM()
+    generate_qa_embedding_pairs(make_nodes("a", "b", "c"), llm, num_workers=3, **options)
+    assert len(llm.threads) == 3
+
+
+def test_a_thin_async_api_blocks_the_loop_at_most_once():
+    """After the first call, which showed that the API never waits, calls run in threads."""
+    llm = ThinAsyncLLM()
+
+    async def call_three_times() -> int:
+        with Calls(llm, 1) as calls:
+            for text in ("a", "b", "c"):
+                await calls.complete(text)
+        return threading.get_ident()
+
+    own_thread = asyncio.run(call_three_times())
+    assert len(llm.threads) == 2
+    assert own_thread in llm.threads
+
+
+def test_an_api_that_worked_is_not_left_for_one_error(options):
+    """After a good async call, NotImplementedError is an error like others: no sync calls."""
+    llm = AsyncLLM(failures={"Bob": [NotImplementedError("no tools")] * 2})
+    generate_qa_embedding_pairs(make_nodes("Ann", "Bob"), llm, num_workers=1, **options)
+    assert llm.texts == ["Ann", "Bob", "Bob", "Bob"]
+
+
+def test_an_llm_without_any_api_fails(options):
+    """Neither way of asking exists: the run ends with an error instead of switching for ever."""
+
+    class NoApiLLM(NoAsyncLLM):
+        def complete(self, prompt: str, formatted: bool = False, **kwargs: Any):
+            raise NotImplementedError("nothing here")
+
+    with pytest.raises(GenerationError, match="nothing here"):
+        generate_qa_embedding_pairs(make_nodes("Ann"), NoApiLLM(), **options)
+
+
+def test_a_model_that_its_integration_does_not_know(options):
+    """Where the metadata can't be had, the model's name is taken from the LLM itself."""
+
+    class UnknownModelLLM(AsyncLLM):
+        @property
+        def metadata(self) -> LLMMetadata:
+            raise ValueError("unknown model")
+
+    generate_qa_embedding_pairs(make_nodes("Ann"), UnknownModelLLM(model="new-1"), **options)
+    assert journal_lines(options)[0]["model"] == "custom_llm/new-1"
+
+
+def test_sync_call_inside_a_running_loop(options):
+    """The sync function works where a loop runs already, as in a notebook."""
+
+    async def cell() -> EmbeddingQAFinetuneDataset:
+        return generate_qa_embedding_pairs(make_nodes("Ann"), AsyncLLM(), **options)
+
+    assert len(asyncio.run(cell()).queries) == 2
+
+
+def test_two_sync_calls_share_one_event_loop(options, tmp_path):
+    """An LLM's client, bound to the loop of its first call, meets the same loop again."""
+    loops = []
+
+    class LoopLLM(AsyncLLM):
+        async def acomplete(self, prompt: str, formatted: bool = False, **kwargs: Any):
+            loops.append(asyncio.get_running_loop())
+            await asyncio.sleep(0)
+            return self.answer(prompt)
+
+    generate_qa_embedding_pairs(make_nodes("a"), LoopLLM(), **options)
+    generate_qa_embedding_pairs(make_nodes("b"), LoopLLM(), **options)
+    assert loops[0] is loops[1]
+
+
+def test_async_function_runs_in_the_callers_loop(options):
+    """The awaitable function asks the LLM from the loop that it is awaited in."""
+    llm = AsyncLLM()
+
+    async def main() -> tuple[EmbeddingQAFinetuneDataset, int]:
+        dataset = await agenerate_qa_embedding_pairs(make_nodes("Ann"), llm, **options)
+        return dataset, threading.get_ident()
+
+    dataset, thread = asyncio.run(main())
+    assert len(dataset.queries) == 2
+    assert llm.threads == {thread}
+
+
+def test_retries_until_it_works(options):
+    """Two failures, then an answer: three calls and no failed node."""
+    collected = reports(options)
+    llm = AsyncLLM(failures={"Ann": [RuntimeError("down"), RuntimeError("down")]})
+    generate_qa_embedding_pairs(make_nodes("Ann"), llm, **options)
+    assert llm.texts == ["Ann"] * 3
+    assert collected[0].failed == 0
+
+
+def test_a_failed_node_is_counted_kept_in_the_corpus_and_asked_again(options):
+    """Bob fails three times and has no question; the next run asks for Bob alone."""
+    collected = reports(options)
+    llm = AsyncLLM(failures={"Bob": [RuntimeError("down")] * 3})
+    first = generate_qa_embedding_pairs(make_nodes("Ann", "Bob"), llm, **options)
+    assert Counter(llm.texts) == {"Ann": 1, "Bob": 3}
+    assert list(first.corpus) == ["n-Ann", "n-Bob"]
+    assert len(first.queries) == 2
+    assert collected[0].failed == 1
+    assert collected[0].errors == {"n-Bob": "RuntimeError: down"}
+
+    llm = AsyncLLM()
+    second = generate_qa_embedding_pairs(make_nodes("Ann", "Bob"), llm, **options)
+    assert llm.texts == ["Bob"]
+    assert len(second.queries) == 4
+    assert (collected[1].made, collected[1].reused, collected[1].failed) == (2, 1, 0)
+
+
+def test_retry_limit_counts_attempts(options):
+    """With a limit of one a failing node is asked once."""
+    llm = AsyncLLM(failures={"Bob": [RuntimeError("down")] * 3})
+    generate_qa_embedding_pairs(make_nodes("Ann", "Bob"), llm, retry_limit=1, **options)
+    assert Counter(llm.texts) == {"Ann": 1, "Bob": 1}
+
+
+def test_an_empty_answer_is_a_failed_attempt(options):
+    """An answer of blanks is asked for again; three of them fail the node."""
+    llm = AsyncLLM(answers={"Bob": " \n"})
+    collected = reports(options)
+    generate_qa_embedding_pairs(make_nodes("Ann", "Bob"), llm, **options)
+    assert Counter(llm.texts) == {"Ann": 1, "Bob": 3}
+    assert "empty" in collected[0].errors["n-Bob"]
+
+
+def test_a_refused_request_is_not_repeated(options):
+    """Status 401 comes back however often one asks: one call."""
+    denied = RuntimeError("no such key")
+    denied.status_code = 401
+    llm = AsyncLLM(failures={"Bob": [denied] * 3})
+    generate_qa_embedding_pairs(make_nodes("Ann", "Bob"), llm, **options)
+    assert Counter(llm.texts) == {"Ann": 1, "Bob": 1}
+
+
+def test_on_failure_fail_stops_and_keeps_what_came(options):
+    """The run ends at the first failed node; the answers before it are not paid for again."""
+    nodes = make_nodes("Ann", "Bob", "Cid")
+    llm = AsyncLLM(failures={"Bob": [RuntimeError("down")] * 3})
+    with pytest.raises(GenerationError, match=r"'n-Bob' failed .*down.* 1 answers"):
+        generate_qa_embedding_pairs(nodes, llm, on_failure="fail", num_workers=1, **options)
+    assert llm.texts == ["Ann", "Bob", "Bob", "Bob"]
+    llm = AsyncLLM()
+    generate_qa_embedding_pairs(nodes, llm, on_failure="fail", num_workers=1, **options)
+    assert llm.texts == ["Bob", "Cid"]
+
+
+def test_no_questions_at_all_is_an_error(options):
+    """When every node failed there is no dataset, and the message has the reason."""
+    llm = AsyncLLM(failures={text: [RuntimeError("down")] * 3 for text in ("Ann", "Bob")})
+    with pytest.raises(GenerationError, match=r"None of 2 nodes got a question .*down") as raised:
+        generate_qa_embedding_pairs(make_nodes("Ann", "Bob"), llm, **options)
+    assert isinstance(raised.value.__cause__, RuntimeError)
+    assert not Path(options["output_path"]).exists()
+
+
+def test_nodes_without_text_are_skipped_with_a_warning(options, caplog):
+    """Two empty nodes: one warning that counts and names them, and none of them in the corpus."""
+    collected = reports(options)
+    nodes = [*make_nodes("Ann"), TextNode(id_="e1", text=""), TextNode(id_="e2", text=" \n")]
+    dataset = generate_qa_embedding_pairs(nodes, AsyncLLM(), **options)
+    assert list(dataset.corpus) == ["n-Ann"]
+    assert (collected[0].nodes, collected[0].made, collected[0].skipped) == (3, 1, 2)
+    assert "2 nodes have no text and are skipped: 'e1', 'e2'" in caplog.text
+
+
+def test_a_second_run_pays_for_nothing(options):
+    """The same call again asks nothing and gives the same dataset with the same ids."""
+    first = generate_qa_embedding_pairs(make_nodes("Ann", "Bob"), AsyncLLM(), **options)
+    llm = AsyncLLM()
+    assert generate_qa_embedding_pairs(make_nodes("Ann", "Bob"), llm, **options) == first
+    assert llm.texts == []
+
+
+def test_ids_come_from_the_content(options, tmp_path):
+    """Another place, another order of nodes: every question has the same id."""
+    first = generate_qa_embedding_pairs(make_nodes("Ann", "Bob"), AsyncLLM(), **options)
+    options["output_path"] = str(tmp_path / "other.json")
+    second = generate_qa_embedding_pairs(make_nodes("Bob", "Ann"), AsyncLLM(), **options)
+    assert second.queries == first.queries
+    assert list(second.queries) != list(first.queries)
+
+
+def test_other_nodes_never_mix_in(options):
+    """A validation set at the training set's path holds validation nodes only, and vice versa."""
+    train, val = make_nodes("Ann", "Bob"), make_nodes("Cid")
+    first = generate_qa_embedding_pairs(train, AsyncLLM(), **options)
+    other = generate_qa_embedding_pairs(val, AsyncLLM(), **options)
+    assert list(other.corpus) == ["n-Cid"]
+    assert list(other.queries.values()) == ["Who is Cid?", "Where is Cid?"]
+    llm = AsyncLLM()
+    assert generate_qa_embedding_pairs(train, llm, **options) == first
+    assert llm.texts == []
+
+
+def test_failed_nodes_shift_nothing(options):
+    """With the first node failed, a longer list of nodes asks exactly what is missing."""
+    llm = AsyncLLM(failures={"Ann": [RuntimeError("down")] * 3})
+    generate_qa_embedding_pairs(make_nodes("Ann", "Bob"), llm, **options)
+    llm = AsyncLLM()
+    generate_qa_embedding_pairs(make_nodes("Ann", "Bob", "Cid"), llm, **options)
+    assert sorted(llm.texts) == ["Ann", "Cid"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"llm": "other"},
+        {"num_questions_per_chunk": 1},
+        {"qa_generate_prompt_tmpl": "{context_str}\n---\nnew"},
+        {"language": "German"},
+        {"text": "Ann!"},
+    ],
+    ids=str,
+)
+def test_another_model_prompt_or_text_is_asked_anew(options, change):
+    """An answer counts only for the text, prompt and model that it was given to."""
+    generate_qa_embedding_pairs(make_nodes("Ann"), AsyncLLM(), **options)
+    llm = AsyncLLM(model=change.pop("llm", "scripted"))
+    nodes = [TextNode(id_="n-Ann", text=change.pop("text", "Ann"))]
+    generate_qa_embedding_pairs(nodes, llm, **(options | change))
+    assert len(llm.prompts) == 1
+    assert len(journal_lines(options)) == 2
+
+
+def test_other_filters_need_no_new_answers(options):
+    """The journal holds whole answers, so that filters can change at no cost."""
+    generate_qa_embedding_pairs(make_nodes("Ann"), AsyncLLM(), **options)
+    llm = AsyncLLM()
+    collected = reports(options)
+
+    def asks_where(question: str, text: str) -> bool:
+        return question.startswith("Where")
+
+    dataset = generate_qa_embedding_pairs(make_nodes("Ann"), llm, filters=[asks_where], **options)
+    assert llm.texts == []
+    assert list(dataset.queries.values()) == ["Who is Ann?"]
+    assert collected[0].filtered == {"asks_where": 1}
+    assert collected[0].fewer == 1
+
+
+def test_the_journal_holds_no_key_and_no_text(options):
+    """A line is ids, hashes, the model's name and the answer."""
+    nodes = [TextNode(id_="n1", text="Ann")]
+    llm = AsyncLLM(answers={"Ann": "Who is she?"})
+    generate_qa_embedding_pairs(nodes, llm, **options)
+    (line,) = journal_lines(options)
+    assert set(line) == {"node_id", "content", "prompt", "model", "response"}
+    assert line["model"] == "custom_llm/scripted"
+    text = Path(options["output_path"] + ".journal.jsonl").read_text("utf-8")
+    assert "sk-secret" not in text
+    assert "Ann" not in text
+
+
+@pytest.mark.parametrize("cut", [1, 20, 60])
+def test_a_torn_last_line_is_dropped(options, cut, caplog):
+    """A journal cut off inside its last line loses that node only, and goes on cleanly."""
+    nodes = make_nodes("Ann", "Bob")
+    whole = generate_qa_embedding_pairs(nodes, AsyncLLM(), num_workers=1, **options)
+    Path(options["output_path"]).unlink()
+    path = Path(options["output_path"] + ".journal.jsonl")
+    path.write_bytes(path.read_bytes()[:-cut])
+    llm = AsyncLLM()
+    assert generate_qa_embedding_pairs(nodes, llm, **options) == whole
+    assert llm.texts == ["Bob"]
+    assert len(journal_lines(options)) == 2
+    assert "not finished" in caplog.text
+
+
+def test_a_lost_journal_costs_nothing(options):
+    """The dataset's questions stand in for a journal that was deleted."""
+    nodes = make_nodes("Ann", "Bob")
+    whole = generate_qa_embedding_pairs(nodes, AsyncLLM(), **options)
+    Path(options["output_path"] + ".journal.jsonl").unlink()
+    llm = AsyncLLM()
+    assert generate_qa_embedding_pairs(nodes, llm, **options) == whole
+    assert llm.texts == []
+
+
+def test_unreadable_lines_are_skipped(options, caplog):
+    """A damaged line inside the journal costs its node one call, and is reported."""
+    nodes = make_nodes("Ann", "Bob")
+    generate_qa_embedding_pairs(nodes, AsyncLLM(), num_workers=1, **options)
+    Path(options["output_path"]).unlink()
+    path = Path(options["output_path"] + ".journal.jsonl")
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"\xff{broken\n" + lines[1])
+    llm = AsyncLLM()
+    generate_qa_embedding_pairs(nodes, llm, **options)
+    assert llm.texts == ["Ann"]
+    assert "1 lines of" in caplog.text
+
+
+@given(
+    st.lists(
+        st.tuples(st.text(st.characters(exclude_categories=["Cs"])), st.text(max_size=5)),
+        max_size=5,
+    ),
+    st.integers(0, 300),
+)
+def test_what_was_written_before_a_cut_is_read(tmp_path_factory, records, cut):
+    """However a journal of any Unicode is cut, its whole lines come back."""
+    path = tmp_path_factory.mktemp("journal") / "j.jsonl"
+    keys = [Key(str(i), "c", "p", "m") for i in range(len(records))]
+    ends = []
+    with Journal(path) as journal:
+        for key, (response, _) in zip(keys, records, strict=True):
+            journal.add(key, Entry(response))
+            ends.append(path.stat().st_size)
+    size = max(0, path.stat().st_size - cut)
+    path.write_bytes(path.read_bytes()[:size])
+    with Journal(path) as journal:
+        entries, known = journal.read(set(keys))
+    whole = [i for i, end in enumerate(ends) if end <= size]
+    assert entries == {keys[i]: Entry(records[i][0]) for i in whole}
+    assert known == {(str(i), "c") for i in whole}
+
+
+def test_a_file_of_the_retired_package_is_continued(options):
+    """Its questions and their ids stay, for asked-for nodes with the same text; the rest is new."""
+    old = {
+        "queries": {"q1": "Who was Ann?", "q2": "Who was Bob?", "q3": "Who was Cid?"},
+        "corpus": {
+            "n-Ann": "Ann",
+            "n-Bob": "Bob, once",
+            "n-Cid": "Cid",
+            "n-Eve": "",
+            "n-Dan": "Dan",
+        },
+        "relevant_docs": {"q1": ["n-Ann"], "q2": ["n-Bob"], "q3": ["n-Cid"]},
+        "mode": "text",
+    }
+    Path(options["output_path"]).write_text(json.dumps(old), "utf-8")
+    llm = AsyncLLM()
+    dataset = generate_qa_embedding_pairs(make_nodes("Ann", "Bob", "Dan"), llm, **options)
+    assert sorted(llm.texts) == ["Bob", "Dan"]
+    assert list(dataset.queries.values()) == [
+        "Who was Ann?",
+        "Who is Bob?",
+        "Where is Bob?",
+        "Who is Dan?",
+        "Where is Dan?",
+    ]
+    assert dataset.queries["q1"] == "Who was Ann?"
+    assert list(dataset.corpus) == ["n-Ann", "n-Bob", "n-Dan"]
+
+    llm = AsyncLLM()
+    again = generate_qa_embedding_pairs(make_nodes("Cid"), llm, **options)
+    assert llm.texts == []
+    assert again.queries == {"q3": "Who was Cid?"}
+
+
+@pytest.mark.parametrize("content", ['{"queries": {', "[]", '{"queries": {}}', "\x00"])
+def test_a_file_that_is_no_dataset_is_not_overwritten(options, content):
+    """Something else at the output path stops the run before any call."""
+    Path(options["output_path"]).write_text(content, "utf-8")
+    llm = AsyncLLM()
+    with pytest.raises(DatasetFileError, match="not overwritten"):
+        generate_qa_embedding_pairs(make_nodes("Ann"), llm, **options)
+    assert llm.texts == []
+    assert Path(options["output_path"]).read_text("utf-8") == content
+
+
+def test_progress_is_saved_every_few_nodes(options):
+    """With save_every=2 a run that stops after three answers leaves two nodes' questions."""
+    nodes = make_nodes("Ann", "Bob", "Cid", "Dan")
+    llm = AsyncLLM(failures={"Dan": [RuntimeError("down")] * 3})
+    with pytest.raises(GenerationError):
+        generate_qa_embedding_pairs(
+            nodes, llm, save_every=2, num_workers=1, on_failure="fail", **options
+        )
+    saved = EmbeddingQAFinetuneDataset.from_json(options["output_path"])
+    assert set(saved.queries.values()) == {
+        "Who is Ann?",
+        "Where is Ann?",
+        "Who is Bob?",
+        "Where is Bob?",
+    }
+
+
+def test_equal_questions_of_a_node_are_one(options):
+    """Case and punctuation make no second question; further ones are cut at the number wanted."""
+    llm = AsyncLLM(answers={"Ann": "Who is Ann?\nwho is ann\nWhere?\nWhen?"})
+    dataset = generate_qa_embedding_pairs(make_nodes("Ann"), llm, **options)
+    assert list(dataset.queries.values()) == ["Who is Ann?", "Where?"]
+
+
+def test_filters_drop_and_count(options):
+    """By default copies and mentions of the context are dropped, and the next question counts."""
+    text = "Lyft was founded in 2012 by Logan Green and John Zimmer."
+    answer = (
+        "Lyft was founded in 2012 by Logan Green?\nWhat does the passage say?\n"
+        "Who founded Lyft?\nWhen was Lyft founded?"
+    )
+    collected = reports(options)
+    llm = AsyncLLM(answers={text: answer})
+    dataset = generate_qa_embedding_pairs(make_nodes(text), llm, **options)
+    assert list(dataset.queries.values()) == ["Who founded Lyft?", "When was Lyft founded?"]
+    assert collected[0].filtered == {"copies_text": 1, "mentions_context": 1}
+    unfiltered = generate_qa_embedding_pairs(make_nodes(text), llm, filters=(), **options)
+    assert list(unfiltered.queries.values())[1] == "What does the passage say?"
+
+
+@pytest.mark.parametrize(
+    ("question", "expected"),
+    [
+        ("What does the passage above say about Lyft?", True),
+        ("According to the text, who founded Lyft?", True),
+        ("Based on the information provided, who founded Lyft?", True),
+        ("What is mentioned in the document about fees?", True),
+        ("Given the context, who founded Lyft?", True),
+        ("Was wird im Text über Lyft gesagt?", True),
+        ("Selon le texte, qui a fondé Lyft?", True),
+        ("What is overfitting in the context of neural networks?", False),
+        ("How long is the passage through the Suez canal?", False),
+        ("How do I send the text of a message?", False),
+        ("Which document retention policy applies?", False),
+        ("What is context switching?", False),
+    ],
+)
+def test_mentions_of_the_context(question, expected):
+    """References to an unseen text are found; the same words about a subject are not."""
+    assert mentions_context(question, "") is expected
+
+
+@pytest.mark.parametrize(
+    ("question", "expected"),
+    [
+        ("the quick brown fox jumps over", True),
+        ("The quick, brown fox jumps over!", True),
+        ("Is it fast?", True),
+        ("quick brown fox", False),
+        ("What does the quick brown fox jump over?", False),
+        ("Is it lazy?", False),
+    ],
+)
+def test_copies_of_the_text(question, expected):
+    """Six words in a row or a question of the text are copies; keywords and rewordings are not."""
+    text = "The quick brown fox jumps over the lazy dog. Is it fast? Yes."
+    assert copies_text(question, text) is expected
+
+
+def test_language_and_style_reach_the_prompt(options):
+    """The style's prompt is used, and the language named in it, braces and all."""
+    del options["qa_generate_prompt_tmpl"]
+    head = QA_PROMPTS["keyword"].partition("\n---")[0]
+    llm = AsyncLLM(answers={head: "ann queen"})
+    generate_qa_embedding_pairs(
+        make_nodes("Ann"), llm, style="keyword", language="{Old} Norse", **options
+    )
+    assert "keyword queries" in llm.prompts[0]
+    assert "Write in this language: {Old} Norse." in llm.prompts[0]
+    assert "Write 2 different" in llm.prompts[0]
+
+
+def test_several_templates_are_mixed_in_a_stable_way(options):
+    """Every node gets one of the templates, and the same one in another run and company."""
+    options["qa_generate_prompt_tmpl"] = [TEMPLATE + " one", TEMPLATE + " two"]
+    llm = AsyncLLM()
+    generate_qa_embedding_pairs(make_nodes(*"abcdefghijklmnop"), llm, **options)
+    ends = Counter(prompt.rsplit(" ", 1)[1] for prompt in llm.prompts)
+    assert set(ends) == {"one", "two"}
+    llm = AsyncLLM()
+    generate_qa_embedding_pairs(make_nodes(*"ponmlk"), llm, **options)
+    assert llm.texts == []
+
+
+def test_answers_are_kept(options, tmp_path):
+    """The prompt asks for answers, and the file maps each question's id to its answer."""
+    path = tmp_path / "answers.json"
+    llm = AsyncLLM(answers={"Ann": "Who is Ann?\nAnswer: A queen.\nWhere is Ann?"})
+    dataset = generate_qa_embedding_pairs(make_nodes("Ann"), llm, answers_path=path, **options)
+    assert "Answer:" in llm.prompts[0]
+    who = next(qid for qid, query in dataset.queries.items() if query == "Who is Ann?")
+    assert json.loads(path.read_text("utf-8")) == {who: "A queen."}
+
+
+def test_sampling_asks_some_nodes_and_keeps_all_documents(options, tmp_path):
+    """Three of ten nodes are asked; a larger sample holds them, another seed draws others."""
+    nodes = make_nodes(*"abcdefghij")
+    samples = {}
+    for name, arguments in {
+        "three": {"sample_size": 3},
+        "five": {"sample_size": 5},
+        "other seed": {"sample_size": 3, "seed": 7},
+        "all": {"sample_size": 99},
+    }.items():
+        llm = AsyncLLM()
+        options["output_path"] = str(tmp_path / f"{name}.json")
+        dataset = generate_qa_embedding_pairs(nodes, llm, **options, **arguments)
+        assert len(dataset.corpus) == 10
+        samples[name] = set(llm.texts)
+    assert {name: len(sample) for name, sample in samples.items()} == {
+        "three": 3,
+        "five": 5,
+        "other seed": 3,
+        "all": 10,
+    }
+    assert samples["three"] < samples["five"]
+    assert samples["three"] != samples["other seed"]
+
+
+def test_the_counts_are_logged_in_one_line(options, caplog):
+    """One INFO line has made, reused, failed, skipped and filtered counts."""
+    caplog.set_level(logging.INFO)
+    llm = AsyncLLM(failures={"Bob": [RuntimeError("down")] * 3}, answers={"Cid": "Who is Cid?"})
+    nodes = [*make_nodes("Ann", "Bob", "Cid"), TextNode(id_="e", text="")]
+    generate_qa_embedding_pairs(nodes, llm, **options)
+    assert (
+        "3 questions for 2 of 4 nodes (0 from earlier runs, 1 with fewer than wanted, 1 failed, "
+        "1 skipped; filtered: none)"
+    ) in caplog.text
+
+
+@pytest.mark.parametrize("verbose", [True, False])
+def test_verbose_shows_progress_and_failed_attempts(options, verbose, caplog, capsys):
+    """A bar with the counts and a warning per failed attempt, or neither; nothing is printed."""
+    options["verbose"] = verbose
+    llm = AsyncLLM(failures={"Ann": [RuntimeError("down")]})
+    generate_qa_embedding_pairs(make_nodes("Ann"), llm, **options)
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert ("made=1, skipped=0, failed=0" in output.err) is verbose
+    assert ("attempt 1 of 3 failed: RuntimeError: down" in caplog.text) is verbose
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_questions_per_chunk": 0}, "'num_questions_per_chunk' must be a whole number from 1"),
+        ({"retry_limit": 0}, r"'retry_limit' must be a whole number from 1 \(got 0\)"),
+        ({"retry_limit": True}, "'retry_limit' must be"),
+        ({"save_every": 1.5}, "'save_every' must be"),
+        ({"num_workers": -1}, "'num_workers' must be"),
+        ({"sample_size": 0}, "'sample_size' must be"),
+        ({"on_failure": "stop"}, r"'on_failure' must be in \('continue', 'fail'\) \(got 'stop'\)"),
+        ({"retry_wait": -1.0}, "'retry_wait' must be"),
+        ({"retry_wait": float("nan")}, "'retry_wait' must be"),
+        ({"filters": ["context"]}, "'filters' must hold functions"),
+        ({"style": "haiku"}, r"'style' must be in .* \(got 'haiku'\)"),
+        ({"style": "exam"}, "give one of them"),
+        ({"language": " "}, "'language' must name a language"),
+        ({"qa_generate_prompt_tmpl": []}, "must hold a template"),
+        ({"qa_generate_prompt_tmpl": "no placeholder"}, r"placeholder \{context_str\}"),
+        ({"qa_generate_prompt_tmpl": "{context_str} {x}"}, "and no other"),
+        ({"qa_generate_prompt_tmpl": '{context_str} {"a": 1'}, "twice"),
+        ({"nodes": []}, "at least one node with a text"),
+        ({"nodes": [TextNode(text=" ")]}, "at least one node with a text"),
+        ({"nodes": ["text"]}, r"'nodes' must be a list of LlamaIndex nodes \(got \['str'\]\)"),
+        ({"llm": None}, r"'llm' must be a LlamaIndex LLM \(got NoneType\)"),
+    ],
+)
+def test_bad_arguments_are_refused_before_any_call(options, arguments, message):
+    """Each wrong argument is named with its value, and no file is left behind."""
+    llm = AsyncLLM()
+    every = {"nodes": make_nodes("Ann"), "llm": llm} | options | arguments
+    with pytest.raises(ConfigurationError, match=message):
+        generate_qa_embedding_pairs(**every)
+    assert llm.texts == []
+    assert list(Path(options["output_path"]).parent.iterdir()) == []
+
+
+def test_an_unusable_place_is_refused_before_any_call(options, tmp_path):
+    """A folder, or a place below a file, can't hold the dataset."""
+    llm = AsyncLLM()
+    with pytest.raises(ConfigurationError, match="'output_path' must be a file"):
+        generate_qa_embedding_pairs(make_nodes("a"), llm, **options | {"output_path": tmp_path})
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="journal"):
+        generate_qa_embedding_pairs(
+            make_nodes("a"), llm, **options | {"output_path": tmp_path / "file" / "set.json"}
+        )
+    assert llm.texts == []
+
+
+def test_a_later_node_with_the_same_id_replaces_the_first(options, caplog):
+    """As in the retired function the last text counts; the replacement is reported."""
+    nodes = [TextNode(id_="n", text="Ann"), TextNode(id_="n", text="Bob")]
+    dataset = generate_qa_embedding_pairs(nodes, AsyncLLM(), **options)
+    assert dataset.corpus == {"n": "Bob"}
+    assert "1 nodes have the id of another node" in caplog.text
+
+
+def test_the_text_is_the_one_without_metadata(options):
+    """A node's metadata is neither in the prompt nor in the corpus."""
+    nodes = [TextNode(id_="n", text="Ann", metadata={"file": "secret.pdf"})]
+    llm = AsyncLLM()
+    dataset = generate_qa_embedding_pairs(nodes, llm, **options)
+    assert "secret" not in llm.prompts[0]
+    assert dataset.corpus == {"n": "Ann"}
+
+
+def test_halves_of_surrogate_pairs_do_no_harm(options):
+    """What no UTF-8 file can hold is dropped from texts and answers."""
+    llm = AsyncLLM(answers={"Ann": "Who\ud83d is Ann?"})
+    dataset = generate_qa_embedding_pairs([TextNode(id_="n", text="A\udc00nn")], llm, **options)
+    assert list(dataset.queries.values()) == ["Who is Ann?"]
+    assert EmbeddingQAFinetuneDataset.from_json(options["output_path"]) == dataset
+
+
+def test_interrupted_run_leaves_the_journal(options):
+    """Cancelling the awaitable keeps the answers that came."""
+
+    async def main() -> None:
+        class HangingLLM(AsyncLLM):
+            async def acomplete(self, prompt: str, formatted: bool = False, **kwargs: Any):
+                if prompt.startswith("Bob"):
+                    asyncio.get_running_loop().call_soon(task.cancel)
+                    await asyncio.Event().wait()
+                await asyncio.sleep(0)
+                return self.answer(prompt)
+
+        task = asyncio.ensure_future(
+            agenerate_qa_embedding_pairs(
+                make_nodes("Ann", "Bob"), HangingLLM(), num_workers=1, **options
+            )
+        )
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(main())
+    assert [line["node_id"] for line in journal_lines(options)] == ["n-Ann"]
+
+
+KILLED = textwrap.dedent(
+    """
+    import os, signal, sys, threading
+    from llama_index.core.llms import CompletionResponse, CustomLLM, LLMMetadata
+    from llama_index.core.schema import TextNode
+    from llama_index.finetuning.embeddings.generation import generate_qa_embedding_pairs
+
+    output, calls_file = sys.argv[1:]
+    lock = threading.Lock()
+
+    class LLM(CustomLLM):
+        kill_at: int
+
+        @property
+        def metadata(self):
+            return LLMMetadata(model_name="m")
+
+        def complete(self, prompt, formatted=False, **kwargs):
+            with lock:
+                with open(calls_file, "ab") as calls:
+                    calls.write(b"x")
+                if os.path.getsize(calls_file) == self.kill_at:
+                    os.kill(os.getpid(), signal.SIGKILL)
+            return CompletionResponse(text=f"Who is {prompt}?")
+
+        def stream_complete(self, prompt, formatted=False, **kwargs):
+            raise NotImplementedError
+
+    def run(kill_at):
+        child = os.fork()
+        if child == 0:
+            nodes = [TextNode(id_=str(i), text=f"person {i}") for i in range(40)]
+            generate_qa_embedding_pairs(
+                nodes, LLM(kill_at=kill_at), "{context_str}", 1, save_every=3,
+                output_path=output, verbose=False, num_workers=4,
+            )
+            os._exit(0)
+        return os.waitpid(child, 0)[1]
+
+    deaths = [run(kill_at) for kill_at in (1, 7, 18, 19, 33)]
+    assert deaths == [signal.SIGKILL] * 5, deaths
+    assert run(0) == 0
+    """
+)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
+def test_killed_five_times_and_resumed(tmp_path):
+    """The dataset equals an unbroken one, and only calls in flight at a kill are paid twice."""
+    output, calls = tmp_path / "set.json", tmp_path / "calls"
+    subprocess.run([sys.executable, "-c", KILLED, str(output), str(calls)], check=True, timeout=120)
+    dataset = EmbeddingQAFinetuneDataset.from_json(output)
+    assert list(dataset.queries.values()) == [f"Who is person {i}?" for i in range(40)]
+    assert list(dataset.corpus) == [str(i) for i in range(40)]
+    assert 40 < calls.stat().st_size <= 40 + 5 * 4
+
+
+def http_error(status: int, headers: dict[str, str] | None = None, text: str = "") -> Exception:
+    """An error as HTTP clients raise it."""
+    error = Exception(text)
+    error.response = SimpleNamespace(status_code=status, headers=headers or {})
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "seconds"),
+    [
+        (http_error(429, {"retry-after": "7"}), 7.0),
+        (http_error(429, {"Retry-After": "2.5"}), 2.5),
+        (http_error(429, {"retry-after-ms": "1500", "retry-after": "2"}), 1.5),
+        (RateLimitError("Rate limit reached. Please try again in 20s."), 20.0),
+        (RateLimitError("Please try again in 1m2.5s. Visit ..."), 62.5),
+        (RateLimitError("Please try again in 350ms."), 0.35),
+        (RateLimitError("Please retry after 9 seconds."), 9.0),
+        (RateLimitError("Retry-After: 4"), 4.0),
+        (RateLimitError('{"retryDelay": "37s"}'), 37.0),
+        (RateLimitError("retry_delay {\n  seconds: 12\n}"), 12.0),
+        (RateLimitError("Too many requests"), None),
+        (RuntimeError("The file took 20s, please try again in a better place"), None),
+        (http_error(500, {"retry-after": "soon"}), None),
+    ],
+)
+def test_told_waits(error, seconds):
+    """Headers first, then the messages of well-known services."""
+    assert told_wait(error) == (None if seconds is None else pytest.approx(seconds))
+
+
+def test_told_waits_as_attribute_and_date():
+    """An attribute counts, as number or duration; so does the HTTP standard's date."""
+    error = RateLimitError()
+    error.retry_after = timedelta(seconds=3)
+    assert told_wait(error) == 3.0
+    error.retry_after = 4
+    assert told_wait(error) == 4.0
+    moment = datetime.now(timezone.utc) + timedelta(hours=1)
+    for date in (format_datetime(moment, usegmt=True), format_datetime(moment)[:-6]):
+        wait = told_wait(http_error(503, {"retry-after": date}))
+        assert wait is not None
+        assert 3500 < wait <= 3600
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"), [(400, True), (401, True), (404, True), (408, False), (429, False)]
+)
+def test_permanent_errors(status, expected):
+    """Client errors are permanent, except those that mean "later"; others are not."""
+    assert is_permanent(http_error(status)) is expected
+    assert not is_permanent(http_error(500))
+    assert not is_permanent(RuntimeError())
+
+
+class FakeTime:
+    """A clock that sleeping moves."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.sleeps: list[float] = []
+
+    def clock(self) -> float:
+        return self.now
+
+    async def sleep(self, seconds: float) -> None:
+        self.sleeps.append(seconds)
+        self.now += seconds
+
+
+def test_back_off_doubles_up_to_a_minute():
+    """1, 2, 4 ... 60 seconds, each up to a quarter longer."""
+    time = FakeTime()
+    pace = Pace(1.0, seed=0, clock=time.clock, sleep=time.sleep)
+
+    async def fail_often() -> None:
+        for attempt in range(1, 9):
+            await pace.after(RuntimeError(), attempt)
+
+    asyncio.run(fail_often())
+    for slept, base in zip(time.sleeps, (1, 2, 4, 8, 16, 32, 60, 60), strict=True):
+        assert base <= slept <= 1.25 * base
+    assert len({slept / base for slept, base in zip(time.sleeps, (1, 2, 4), strict=False)}) == 3
+
+
+def test_a_told_wait_holds_everyone_back():
+    """After "try again in 20s" the caller and every other one wait until then, not longer."""
+    time = FakeTime()
+    pace = Pace(1.0, seed=0, clock=time.clock, sleep=time.sleep)
+
+    async def main() -> None:
+        await pace.ready()
+        assert time.sleeps == []
+        caller = asyncio.ensure_future(pace.after(RateLimitError("try again in 20s"), 1))
+        await caller
+        await pace.ready()
+
+    asyncio.run(main())
+    assert time.sleeps == [20.0]

@@ -1,0 +1,208 @@
+"""Parsing of LLM answers into questions."""
+
+import json
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from llama_index.finetuning.embeddings.generation.parsing import parse_questions
+
+A = "What was Lyft's revenue in 2021?"
+B = "How did Uber's costs change, and why?"
+C = "Which 3 cities grew fastest?"
+
+SHAPES = {
+    "bare lines": f"{A}\n{B}",
+    "blank lines between": f"\n{A}\n\n\n{B}\n",
+    "windows line ends": f"{A}\r\n\r\n{B}\r\n",
+    "numbers with dots": f"1. {A}\n2. {B}",
+    "numbers without a space": f"1.{A}\n2.{B}",
+    "numbers in brackets": f"(1) {A}\n(2) {B}",
+    "numbers in square brackets": f"[1] {A}\n[2] {B}",
+    "numbers with a bracket": f"1) {A}\n2) {B}",
+    "numbers with a colon": f"1: {A}\n2: {B}",
+    "numbers with a dash": f"1 - {A}\n2 \u2013 {B}",
+    "escaped dots": f"1\\. {A}\n2\\. {B}",
+    "indented numbers": f"  1. {A}\n  2. {B}",
+    "first line unindented": f"1. {A}\n   2. {B}",
+    "letters": f"a) {A}\nb) {B}",
+    "roman numbers": f"i. {A}\nii. {B}",
+    "keycaps": f"1\ufe0f\u20e3 {A}\n2\ufe0f\u20e3 {B}",
+    "circled digits": f"\u2460 {A}\n\u2461 {B}",
+    "hyphens": f"- {A}\n- {B}",
+    "asterisks": f"* {A}\n* {B}",
+    "bullets": f"\u2022 {A}\n\u2022 {B}",
+    "bullets without a space": f"\u2022{A}\n\u2022{B}",
+    "task list": f"- [ ] {A}\n- [x] {B}",
+    "quoted block": f"> {A}\n>\n> {B}",
+    "bold": f"**{A}**\n\n**{B}**",
+    "bold numbers": f"**1. {A}**\n**2. {B}**",
+    "bold number alone": f"**1.** {A}\n**2.** {B}",
+    "bold in numbers": f"1. **{A}**\n2. **{B}**",
+    "italic": f"1. *{A}*\n2. *{B}*",
+    "quotes": f'1. "{A}"\n2. "{B}"',
+    "curly quotes": f"1. \u201c{A}\u201d\n2. \u201c{B}\u201d",
+    "quoted lines with commas": f'"{A}",\n"{B}"',
+    "Q labels": f"Q1: {A}\nQ2: {B}",
+    "Q labels with dots": f"Q1. {A}\n\nQ2. {B}",
+    "question labels": f"Question 1: {A}\nQuestion 2: {B}",
+    "labels of total": f"Question 1 of 2: {A}\nQuestion 2 of 2: {B}",
+    "labels with kinds": f"Question 1 (easy): {A}\nQuestion 2 (hard): {B}",
+    "bold labels": f"**Question 1:** {A}\n\n**Question 2:** {B}",
+    "labels on lines of their own": f"Question 1:\n{A}\n\nQuestion 2:\n{B}",
+    "label headings": f"### Question 1\n{A}\n\n### Question 2\n\n{B}",
+    "bold label lines": f"**Question 1**\n\n{A}\n\n**Question 2**\n\n{B}",
+    "number and label": f"1. Question: {A}\n2. Question: {B}",
+    "German labels": f"Frage 1: {A}\nFrage 2: {B}",
+    "Chinese labels": f"\u95ee\u98981\uff1a{A}\n\u95ee\u98982\uff1a{B}",
+    "preamble": f"Here are two questions:\n\n1. {A}\n2. {B}",
+    "preamble, bare lines": f"Here are two questions based on the context:\n{A}\n{B}",
+    "preamble without a colon": f"Sure, I can help with that.\n{A}\n{B}",
+    "preamble in French": f"Voici deux questions :\n{A}\n{B}",
+    "preamble on the same line": f"Sure! Here are two questions: 1. {A} 2. {B}",
+    "all on one line": f"1. {A} 2. {B}",
+    "sentences on one line": f"{A} {B}",
+    "closing": f"1. {A}\n2. {B}\n\nLet me know if you need more!",
+    "closing offer": f"{A}\n{B}\nWould you like me to generate more questions?",
+    "closing remark": f"1. {A}\n2. {B}\n\nThese questions cover different parts of the text.",
+    "heading": f"# Quiz Questions\n\n1. {A}\n2. {B}",
+    "bold heading": f"**Quiz:**\n\n{A}\n{B}",
+    "sections": f"**Easy**\n- {A}\n\n**Hard**\n- {B}",
+    "rules": f"---\n{A}\n---\n{B}\n---",
+    "fence": f"```\n1. {A}\n2. {B}\n```",
+    "topics with questions below": f"1. Revenue\n   - {A}\n2. Costs\n   - {B}",
+    "topics, then bare questions": f"1. Revenue\n{A}\n2. Costs\n{B}",
+    "bold topics": f"1. **Revenue:** {A}\n2. **Costs**: {B}",
+    "kinds": f"1. (Easy) {A}\n2. [Inference] {B}",
+    "kinds as words": f"1. Multiple choice: {A}\n2. Short answer question: {B}",
+    "points": f"1. {A} (5 points)\n2. {B} [10 marks]",
+    "options": f"1. {A}\n   a) 3 billion\n   b) 4 billion\n2. {B}\n   a) up\n   b) down",
+    "options of bare questions": f"{A}\nA) 3 billion\nB) 4 billion\n\n{B}\nA) up\nB) down",
+    "explanations below": f"- {A}\n  - Tests recall of a figure.\n- {B}\n  - Tests inference.",
+    "notes": f"1. {A}\nDifficulty: easy\n2. {B}\n**Rationale:** it links two facts.",
+    "answers below": f"1. {A}\nAnswer: 3.2 billion.\n2. {B}\n**Answer:** They fell.",
+    "answers inline": f"1. {A} (Answer: 3.2 billion)\n2. {B} Answer: They fell.",
+    "Q and A": f"Q: {A}\nA: 3.2 billion.\n\nQ: {B}\nA: They fell.",
+    "wrapped": f"1. What was Lyft's\n   revenue in 2021?\n2. {B[:14]}\n   {B[15:]}",
+    "wrapped, bare": f"What was Lyft's\nrevenue in 2021?\n\n{B[:20]}\n{B[21:]}",
+    "JSON list": json.dumps([A, B]),
+    "JSON object": json.dumps({"questions": [A, B]}, indent=2),
+    "JSON objects": json.dumps([{"question": A, "answer": "3"}, {"question": B, "answer": "4"}]),
+    "JSON numbered keys": json.dumps({"question1": A, "question2": B}),
+    "JSON with topics": json.dumps({"topic": "Sums", "questions": [{"id": "q1", "text": A}, B]}),
+    "JSON questions as keys": json.dumps({A: "3.2 billion", B: "They fell"}),
+    "JSON with options": json.dumps([{"question": A, "options": ["3", "4"]}, {"question": B}]),
+    "JSON in a fence": f"Here you go:\n```json\n{json.dumps([A, B])}\n```\nEnjoy, it's done!",
+    "JSON in a sentence": f"Here are the questions: {json.dumps([A, B])}",
+    "JSON lines": f'{{"question": "{A}"}}\n{{"question": "{B}"}}',
+    "JSON, last comma": f'[\n  "{A}",\n  "{B}",\n]',
+    "JSON, cut off": f'{{"questions": ["{A}", "{B}", "Which thi',
+    "Python list": repr([A, B]),
+    "Python assignment": f"questions = {[A, B]!r}",
+    "tags": f"<questions>\n<question>{A}</question>\n<question>{B}</question>\n</questions>",
+    "list tags": f"<ol><li>{A}</li><li>{B}</li></ol>",
+    "line breaks": f"{A}<br>{B}",
+    "table": f"| # | Question |\n|---|---|\n| 1 | {A} |\n| 2 | {B} |",
+    "YAML": f"questions:\n  - question: {A}\n    answer: 3.2 billion\n  - question: {B}",
+    "thoughts": f"<think>\nShould I ask: What is Lyft?\n</think>\n\n{A}\n{B}",
+    "thoughts, opened by the prompt": f"1. What is Lyft?\nNo.\n</think>\n{A}\n{B}",
+    "role": f"Assistant: 1. {A}\n2. {B}",
+    "special tokens": f"1. {A}\n2. {B}<|eot_id|>",
+    "answer key": f"1. {A}\n2. {B}\n\n**Answer Key:**\n1. 3.2 billion\n2. They fell.",
+    "rationales after all": f"* {A}\n* {B}\n\n**Rationale:**\n* The first tests recall.",
+    "kinds before Question": f"1. Factual Question: {A}\n2. Inferential Question: {B}",
+    "labels with ordinals": f"First question: {A}\nSecond question: {B}",
+    "labels between rules": f"--- Question 1 ---\n{A}\n\n--- Question 2 ---\n{B}",
+    "quoted in a sentence": f'Here are two: "{A}" and "{B}"',
+    "arrows": f"-> {A}\n-> {B}",
+    "JSON with other keys": json.dumps({"easy": A, "hard": B}),
+    "JSON with numbers inside": json.dumps([f"1. {A}", f"2. {B}"]),
+    "JSON with remarks that ask": json.dumps([{"question": A, "note": "Fair? Yes."}, {"q": B}]),
+    "line breaks escaped": f"1. {A}\\n2. {B}",
+    "repeats": f"1. {A}\n2. {A.lower()}\n3. {B}",
+}
+
+
+@pytest.mark.parametrize("answer", SHAPES.values(), ids=SHAPES)
+def test_two_questions_are_found_in_every_shape(answer):
+    """Whatever a model puts around its two questions, exactly the two come out."""
+    assert [question.text for question in parse_questions(answer, 2)] == [A, B]
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        ("", []),
+        ("\n---\n```\n", []),
+        ("I'm sorry, but I can't generate questions from this text.", []),
+        ("The context does not hold enough information.", []),
+        (f"1. {A}", [A]),
+        (f"{A}\n{B}\n{C}", [A, B, C]),
+        ("1. Explain the loss.\n2. What is EBITDA?", ["Explain the loss.", "What is EBITDA?"]),
+        ("Explain the loss.\nWhat is EBITDA?", ["Explain the loss.", "What is EBITDA?"]),
+        ("Keywords:\n* lyft revenue\n* uber costs", ["lyft revenue", "uber costs"]),
+        (
+            "M. bovis spreads.\nC. elegans is a worm.",
+            ["M. bovis spreads.", "C. elegans is a worm."],
+        ),
+        ("No questions can be written about this.", []),
+        (f"Is it clear?\n{A}\nWould you like more questions?", ["Is it clear?", A]),
+        ("lyft revenue 2021\nuber driver costs", ["lyft revenue 2021", "uber driver costs"]),
+        ("1. lyft revenue\n2. uber costs", ["lyft revenue", "uber costs"]),
+        ('["lyft revenue", "uber costs"]', ["lyft revenue", "uber costs"]),
+        ("2019 sales: what were they?", ["2019 sales: what were they?"]),
+        ("3 reasons for growth?\n10-K risks?", ["3 reasons for growth?", "10-K risks?"]),
+        ("1.5 million users did what?", ["1.5 million users did what?"]),
+        ("['Who is Ann?', 'What\\'s on?',]", ["Who is Ann?", "What's on?"]),
+        ('{questions: ["Who is Ann?"]}', ["Who is Ann?"]),
+        (
+            r'["What does \d mean?", "Who is \d \"Ann\"?"]',
+            [r"What does \d mean?", r'Who is \d "Ann"?'],
+        ),
+        ("[\u201cWho is Ann?\u201d, \u201cWhere?\u201d]", ["Who is Ann?", "Where?"]),
+        ('{"questions": "1. Who is Ann?\\n2. Where?"}', ["Who is Ann?", "Where?"]),
+        ("| a | b |\n|---|---|\n| x | y |\nWho is Ann?", ["Who is Ann?"]),
+        ("What does `[1, 2][0]` give?", ["What does `[1, 2][0]` give?"]),
+        ('1. What does x = ["a", "b"] hold?', ['What does x = ["a", "b"] hold?']),
+        ("What is **Uber** Freight?", ["What is Uber Freight?"]),
+        ("1. ¿Qué pasó?\n2. ¿Por qué?", ["¿Qué pasó?", "¿Por qué?"]),
+        ("1. 收入是多少\uff1f\n2. 为什么\uff1f", ["收入是多少\uff1f", "为什么\uff1f"]),
+        ("一、收入是多少\uff1f\n二、为什么\uff1f", ["收入是多少\uff1f", "为什么\uff1f"]),
+        ("1. ما هو الدخل؟\n2. لماذا؟", ["ما هو الدخل؟", "لماذا؟"]),
+    ],
+)
+def test_answers_of_other_counts_and_languages(answer, expected):
+    """Refusals hold nothing; numbers, code and punctuation that belong to a question stay."""
+    assert [question.text for question in parse_questions(answer, 2)] == expected
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        f"1. {A}\nAnswer: 3.2 billion.\n2. {B}\n**Answer:** They fell.",
+        f"Q: {A}\nA: 3.2 billion.\n\nQ: {B}\nA: They fell.",
+        f"1. {A}\nAnswer:\n3.2 billion.\n2. {B}\n\n**Answer**\n\nThey fell.",
+        f"1. {A} (Answer: 3.2 billion.)\n2. {B} Answer: They fell.",
+        json.dumps([{"question": A, "answer": "3.2 billion."}, {"q": B, "a": "They fell."}]),
+        json.dumps({A: "3.2 billion.", B: "They fell."}),
+        f"<question>{A}</question><answer>3.2 billion.</answer>"
+        f"<question>{B}</question><answer>They fell.</answer>",
+        f"| Question | Answer |\n|---|---|\n| {A} | 3.2 billion. |\n| {B} | They fell. |",
+    ],
+)
+def test_answers_stay_with_their_questions(answer):
+    """An answer that follows a question is kept with it."""
+    assert parse_questions(answer, 2) == [(A, "3.2 billion."), (B, "They fell.")]
+
+
+@given(st.text(), st.integers(1, 5))
+@example("[" * 3000, 2)
+@example('{"' * 3000, 2)
+@example("1. " * 3000, 2)
+@example("** __" * 2000, 2)
+def test_any_text_parses(answer, limit):
+    """No answer breaks the parser; what comes out has letters and occurs once."""
+    texts = [question.text for question in parse_questions(answer, limit)]
+    assert len(set(texts)) == len(texts)
+    assert all(any(character.isalnum() for character in text) for text in texts)

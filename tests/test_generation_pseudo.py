@@ -1,0 +1,85 @@
+"""Queries taken from texts, without an LLM."""
+
+import pytest
+from llama_index.core.schema import TextNode
+
+from llama_index.finetuning.embeddings import ConfigurationError, GenerationError
+from llama_index.finetuning.embeddings.generation import pseudo_query_pairs
+
+
+def pairs(dataset) -> dict[str, list[str]]:
+    """Query text to the texts of its documents."""
+    return {
+        query: [dataset.corpus[docid] for docid in docids]
+        for query, docids in dataset.query_docid_pairs
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "title", "body"),
+    [
+        ("# Oil prices #\n\nThey rose.\nA lot.", "Oil prices", "They rose.\nA lot."),
+        ("Oil prices\n==========\nThey rose.", "Oil prices", "They rose."),
+        ("Oil prices\n\nThey rose.", "Oil prices", "They rose."),
+    ],
+)
+def test_a_heading_is_the_query_of_its_body(text, title, body):
+    """A Markdown heading, an underlined or a lone first line leaves the text and asks for it."""
+    dataset = pseudo_query_pairs([TextNode(id_="n", text=text)], method="title")
+    assert pairs(dataset) == {title: [body]}
+
+
+def test_a_title_in_the_metadata_counts_and_equal_titles_are_one_query():
+    """Chunks of one document share its title: one query with both as relevant documents."""
+    nodes = [
+        TextNode(id_="n1", text="Oil prices they rose.", metadata={"Title": "Oil prices"}),
+        TextNode(id_="n2", text="Then they fell.", metadata={"Title": "Oil prices"}),
+        TextNode(id_="n3", text="Nothing here.", metadata={"title": 7}),
+    ]
+    dataset = pseudo_query_pairs(nodes, method="title")
+    assert pairs(dataset) == {"Oil prices": ["they rose.", "Then they fell."]}
+    assert dataset.corpus["n3"] == "Nothing here."
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence", "rest"),
+    [
+        ("Prices rose in May. Then they fell.", "Prices rose in May.", "Then they fell."),
+        ("Dr. Smith of Acme Inc. left. He was 60.", "Dr. Smith of Acme Inc. left.", "He was 60."),
+        ("Is 3.5 percent a lot? It is.", "Is 3.5 percent a lot?", "It is."),
+        ("\u4e94\u6708\u7684\u6cb9\u4ef7\u4e0a\u6da8\u4e86\u5f88\u591a\u5f88\u591a\u3002\u7136\u540e\u4e0b\u8dcc\u3002",
+         "\u4e94\u6708\u7684\u6cb9\u4ef7\u4e0a\u6da8\u4e86\u5f88\u591a\u5f88\u591a\u3002",
+         "\u7136\u540e\u4e0b\u8dcc\u3002"),
+    ],
+)  # fmt: skip
+def test_the_first_sentence_asks_for_the_rest(text, sentence, rest):
+    """Abbreviations, initials and decimals end no sentence."""
+    dataset = pseudo_query_pairs([TextNode(id_="n", text=text)], method="first_sentence")
+    assert pairs(dataset) == {sentence: [rest]}
+
+
+def test_auto_prefers_the_title():
+    """One node with a heading, one without, one with a single sentence: two queries."""
+    nodes = [
+        TextNode(id_="a", text="# Oil\nPrices rose in May. Then they fell."),
+        TextNode(id_="b", text="Gas became dear in June. Few bought it."),
+        TextNode(id_="c", text="Coal stayed where it was"),
+    ]
+    dataset = pseudo_query_pairs(nodes)
+    assert pairs(dataset) == {
+        "Oil": ["Prices rose in May. Then they fell."],
+        "Gas became dear in June.": ["Few bought it."],
+    }
+    assert list(dataset.corpus) == ["a", "b", "c"]
+    assert pseudo_query_pairs(nodes) == dataset
+
+
+def test_nothing_found_and_bad_arguments():
+    """The errors name the method and what to do."""
+    node = TextNode(text="one")
+    with pytest.raises(GenerationError, match=r"None of 1 texts .* \(method 'title'\)"):
+        pseudo_query_pairs([node], method="title")
+    with pytest.raises(ConfigurationError, match=r"'method' must be in .* \(got 'magic'\)"):
+        pseudo_query_pairs([node], method="magic")
+    with pytest.raises(ConfigurationError, match="at least one node"):
+        pseudo_query_pairs([])

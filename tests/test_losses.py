@@ -1,0 +1,157 @@
+"""Every supported loss gets the rows and labels that it needs, and learns from them."""
+
+import numpy as np
+import pytest
+from fakes import tiny_dataset
+
+from llama_index.finetuning.embeddings.errors import ConfigurationError
+
+pytest.importorskip("sentence_transformers")
+
+from sentence_transformers import SentenceTransformer
+from torch import nn
+
+from llama_index.finetuning.embeddings import SentenceTransformersFinetuneEngine
+from llama_index.finetuning.embeddings.sentence_transformer import upstream
+from llama_index.finetuning.embeddings.sentence_transformer.losses import (
+    build_loss,
+    loss_format,
+    plain_ranking_scale,
+)
+
+losses = upstream.losses()
+
+LOSSES = {
+    "MultipleNegativesRankingLoss": losses.MultipleNegativesRankingLoss,
+    "MultipleNegativesSymmetricRankingLoss": losses.MultipleNegativesSymmetricRankingLoss,
+    "CosineSimilarityLoss": losses.CosineSimilarityLoss,
+    "TripletLoss": losses.TripletLoss,
+    "ContrastiveLoss": losses.ContrastiveLoss,
+    "OnlineContrastiveLoss": losses.OnlineContrastiveLoss,
+    "CoSENTLoss": losses.CoSENTLoss,
+    "MegaBatchMarginLoss": losses.MegaBatchMarginLoss,
+    "MatryoshkaLoss(MNRL)": lambda m: losses.MatryoshkaLoss(
+        m, losses.MultipleNegativesRankingLoss(m), [32, 8]
+    ),
+    "MatryoshkaLoss(CoSENT)": lambda m: losses.MatryoshkaLoss(m, losses.CoSENTLoss(m), [32, 8]),
+    "GISTEmbedLoss": lambda m: losses.GISTEmbedLoss(m, guide=m),
+    "CachedMultipleNegativesRankingLoss": lambda m: losses.CachedMultipleNegativesRankingLoss(
+        m, mini_batch_size=4
+    ),
+    "CachedMultipleNegativesSymmetricRankingLoss": (
+        lambda m: losses.CachedMultipleNegativesSymmetricRankingLoss(m, mini_batch_size=4)
+    ),
+    "CachedGISTEmbedLoss": lambda m: losses.CachedGISTEmbedLoss(m, guide=m, mini_batch_size=4),
+    "MatryoshkaLoss(CachedMNRL)": lambda m: losses.MatryoshkaLoss(
+        m, losses.CachedMultipleNegativesRankingLoss(m, mini_batch_size=4), [32, 8]
+    ),
+}
+
+
+def margin(model, dataset) -> float:
+    """Return how far, on average, a query's own document lies above the other documents."""
+    queries = model.encode(list(dataset.queries.values()), normalize_embeddings=True)
+    documents = model.encode(list(dataset.corpus.values()), normalize_embeddings=True)
+    scores = queries @ documents.T
+    row = {docid: i for i, docid in enumerate(dataset.corpus)}
+    own = np.zeros_like(scores, dtype=bool)
+    for i, qid in enumerate(dataset.queries):
+        own[i, [row[docid] for docid in dataset.relevant_docs[qid]]] = True
+    return float(scores[own].mean() - scores[~own].mean())
+
+
+def train(loss, model_dir, tmp_path):
+    dataset = tiny_dataset(24, 2)
+    engine = SentenceTransformersFinetuneEngine(
+        dataset,
+        model_id=str(model_dir),
+        model_output_path=str(tmp_path / "out"),
+        loss=loss,
+        epochs=3,
+        device="cpu",
+        precision="fp32",
+        batching="pairs",
+        show_progress_bar=False,
+        training_args={"learning_rate": 3e-3},
+    )
+    before = margin(engine.model, dataset)
+    engine.finetune()
+    return before, margin(engine.model, dataset), engine
+
+
+@pytest.mark.filterwarnings("ignore:The .*SymmetricRankingLoss is deprecated")
+@pytest.mark.parametrize("name", LOSSES)
+def test_finetuning_moves_positives_above_the_rest(name, tiny_bert_dir, tmp_path):
+    """With every loss, finetuning widens the gap between relevant and other documents."""
+    before, after, _ = train(LOSSES[name], tiny_bert_dir, tmp_path)
+    assert after > before + 0.02
+
+
+def test_a_loss_built_on_another_model_is_bound_to_the_engines(tiny_bert_dir, tmp_path):
+    """A loss instance, nested or not, trains the engine's model; the model it came with stays."""
+    other = SentenceTransformer(str(tiny_bert_dir), device="cpu")
+    untouched = other.encode("amber bridge")
+    inner = losses.MultipleNegativesRankingLoss(other)
+    loss = losses.MatryoshkaLoss(other, inner, [32])
+    before, after, engine = train(loss, tiny_bert_dir, tmp_path)
+    assert engine.loss.model is engine.model
+    assert engine.loss.loss.model is engine.model
+    assert after > before + 0.02
+    assert np.array_equal(other.encode("amber bridge"), untouched)
+
+
+def test_binding_leaves_the_guide_of_a_gist_loss(tiny_bert_dir):
+    """The guide of a GIST loss is a teacher and not replaced by the model in training."""
+    guide = SentenceTransformer(str(tiny_bert_dir), device="cpu")
+    model = SentenceTransformer(str(tiny_bert_dir), device="cpu")
+    loss = build_loss(losses.GISTEmbedLoss(guide, guide=guide), model)
+    assert loss.model is model
+    assert loss.guide is guide
+
+
+@pytest.mark.parametrize(
+    ("loss", "kind"),
+    [
+        (losses.CosineSimilarityLoss, "labelled"),
+        (losses.ContrastiveLoss, "labelled"),
+        (losses.CoSENTLoss, "labelled"),
+        (losses.AnglELoss, "labelled"),
+        (losses.TripletLoss, "triplet"),
+        (losses.MultipleNegativesRankingLoss, "ranking"),
+    ],
+)
+def test_loss_formats(loss, kind, tiny_bert_dir):
+    """Each loss is known to want labels, triplets or a ranking."""
+    model = SentenceTransformer(str(tiny_bert_dir), device="cpu")
+    assert loss_format(loss(model)).kind == kind
+    assert loss_format(losses.MatryoshkaLoss(model, loss(model), [8])).kind == kind
+
+
+def test_a_loss_that_needs_class_labels_is_refused(tiny_bert_dir, tmp_path):
+    """A loss that the data can't feed is refused with its reason and an alternative."""
+    with pytest.raises(ConfigurationError, match=r"BatchAllTripletLoss.*class labels.*Use "):
+        train(losses.BatchAllTripletLoss, tiny_bert_dir, tmp_path)
+
+
+@pytest.mark.parametrize("loss", [3, lambda model: None], ids=["number", "returns None"])
+def test_what_is_no_loss_is_refused(loss, tiny_bert_dir, tmp_path):
+    """Something that is no loss, or makes none, is refused."""
+    with pytest.raises(ConfigurationError, match="'loss' must"):
+        train(loss, tiny_bert_dir, tmp_path)
+
+
+def test_only_plain_ranking_losses_are_trained_by_document(tiny_bert_dir):
+    """By-document batches take over MNRL with cosine similarity, with its scale, and no other."""
+    model = SentenceTransformer(str(tiny_bert_dir), device="cpu")
+    assert plain_ranking_scale(None) == 20.0
+    assert plain_ranking_scale(losses.MultipleNegativesRankingLoss) == 20.0
+    assert plain_ranking_scale(losses.MultipleNegativesRankingLoss(model, scale=7.0)) == 7.0
+    assert plain_ranking_scale(losses.CachedMultipleNegativesRankingLoss(model, scale=9.0)) == 9.0
+    assert plain_ranking_scale(losses.CoSENTLoss(model)) is None
+    dot = losses.MultipleNegativesRankingLoss(model, similarity_fct=lambda a, b: a @ b.T)
+    assert plain_ranking_scale(dot) is None
+
+    class Mine(nn.Module):
+        """A loss of the user's own."""
+
+    assert plain_ranking_scale(Mine()) is None

@@ -1,0 +1,653 @@
+"""The full engine: training, validation, saving, parity, checkpoints and resuming."""
+
+import asyncio
+import functools
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from fakes import tiny_dataset
+from llama_index.core import Settings, VectorStoreIndex
+from llama_index.core.embeddings import resolve_embed_model
+from llama_index.core.ingestion import IngestionPipeline
+from llama_index.core.schema import TextNode
+from sentence_transformers import SentenceTransformer, SentenceTransformerTrainingArguments
+from transformers import TrainerCallback
+
+from llama_index.finetuning.embeddings import (
+    ConfigurationError,
+    EmbeddingQAFinetuneDataset,
+    ModelFolderError,
+    OutputError,
+    SentenceTransformersFinetuneEngine,
+    TrainingError,
+)
+from llama_index.finetuning.embeddings.sentence_transformer import training, upstream
+from llama_index.finetuning.embeddings.sentence_transformer.arguments import checkpoint_folder
+from llama_index.finetuning.embeddings.sentence_transformer.document_loss import (
+    DocumentRankingLoss,
+)
+from llama_index.finetuning.embeddings.sentence_transformer.length import (
+    choose_max_seq_length,
+    position_limit,
+)
+from llama_index.finetuning.embeddings.sentence_transformer.precision import choose_precision
+
+TEXTS = ["amber bridge candle", "river engine market garden", "planet"]
+
+
+@pytest.fixture
+def engine(tiny_bert_dir, tmp_path):
+    """Return a function that makes an engine over the tiny BERT with quick settings."""
+
+    def make(**kwargs):
+        usual = {
+            "dataset": tiny_dataset(20, 2),
+            "model_id": str(tiny_bert_dir),
+            "model_output_path": str(tmp_path / "out"),
+            "device": "cpu",
+            "show_progress_bar": False,
+            "precision": "fp32",
+            "training_args": {"learning_rate": 3e-3},
+        }
+        return SentenceTransformersFinetuneEngine(**{**usual, **kwargs})
+
+    return make
+
+
+def vectors(model, texts=TEXTS):
+    return np.array(model.get_text_embedding_batch(texts))
+
+
+def weights(model):
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def facts(engine):
+    return json.loads((Path(engine.model_output_path) / "finetuning.json").read_text())
+
+
+class Recorder(TrainerCallback):
+    """Remember what the Trainer logged and evaluated."""
+
+    def __init__(self):
+        self.evaluated, self.losses, self.steps, self.rates = [], [], 0, []
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.steps = state.global_step
+
+    def on_evaluate(self, args, state, control, **kwargs):
+        self.evaluated.append(state.global_step)
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if "loss" in logs:
+            self.losses.append(logs["loss"])
+            self.rates.append(logs["learning_rate"])
+
+
+def test_finetuning_improves_retrieval_and_says_so(engine):
+    """With a validation set the metric rises, and the manifest, the card and the model agree."""
+    run = engine(val_dataset=tiny_dataset(20, 2, seed=3), epochs=4, evaluation_steps=2)
+    run.finetune()
+    metrics = facts(run)["metrics"]
+    assert metrics["after"]["ndcg@10"] > metrics["before"]["ndcg@10"] + 0.05
+    assert run.evaluator.evaluate(run.model).metrics == pytest.approx(metrics["after"])
+    card = (Path(run.model_output_path) / "README.md").read_text()
+    assert f"finetuned {metrics['after']['ndcg@10']:.4f}" in card
+
+
+def test_no_validation_set_is_needed(engine):
+    """Without one the engine trains all the same."""
+    run = engine()
+    before = weights(run.model)
+    run.finetune()
+    assert not torch.equal(before, weights(run.model))
+    assert facts(run)["metrics"] == {}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_three_ways_to_the_model_give_the_same_vectors(engine, precision):
+    """The returned model, `local:` and the model in memory agree to 1e-5, bf16 training or not."""
+    run = engine(precision=precision, val_dataset=tiny_dataset(8, 1, seed=3))
+    run.finetune()
+    returned = vectors(run.get_finetuned_model())
+    local = vectors(resolve_embed_model("local:" + run.model_output_path))
+    in_memory = run.model.encode(TEXTS, normalize_embeddings=True)
+    assert np.abs(returned - local).max() < 1e-5
+    assert np.abs(returned - in_memory).max() < 1e-5
+
+
+def test_the_model_works_wherever_llama_index_takes_one(engine):
+    """Index, settings, pipeline, sync and async calls accept the finetuned model."""
+    run = engine()
+    run.finetune()
+    model = run.get_finetuned_model(embed_batch_size=7)
+    assert model.embed_batch_size == 7
+    nodes = [TextNode(id_=docid, text=text) for docid, text in run.dataset.corpus.items()]
+    before = Settings._embed_model
+    try:
+        Settings.embed_model = model
+        hits = VectorStoreIndex(nodes).as_retriever(similarity_top_k=2).retrieve(TEXTS[0])
+    finally:
+        Settings._embed_model = before
+    assert len(hits) == 2
+    embedded = IngestionPipeline(transformations=[model]).run(nodes=nodes[:3])
+    assert [len(node.embedding) for node in embedded] == [32, 32, 32]
+    awaited = asyncio.run(model.aget_text_embedding_batch(TEXTS))
+    assert np.allclose(awaited, vectors(model), atol=1e-6)
+
+
+@pytest.mark.parametrize("batching", ["by_document", "pairs"])
+def test_prompts_are_the_same_in_training_evaluation_and_the_returned_model(engine, batching):
+    """A query carries its prompt in training rows, evaluation, memory and the returned model."""
+    run = engine(
+        query_prompt="query: ",
+        text_prompt="passage: ",
+        batching=batching,
+        val_dataset=tiny_dataset(8, 1, seed=3),
+    )
+    assert (run.evaluator.query_prompt, run.evaluator.corpus_prompt) == ("query: ", "passage: ")
+    seen = []
+    run.model.register_forward_pre_hook(lambda module, args: seen.append(args[0]["input_ids"]))
+    run.finetune()
+    prompts = {int(i) for i in run.model.tokenizer.convert_tokens_to_ids(["query:", "passage:"])}
+    assert seen
+    assert all(int(ids[row, 1]) in prompts for ids in seen for row in range(len(ids)))
+    model = run.get_finetuned_model()
+    assert facts(run)["prompts"] == {"query": "query: ", "text": "passage: "}
+    in_memory = run.model.encode("query: river", normalize_embeddings=True)
+    assert np.allclose(model.get_query_embedding("river"), in_memory, atol=1e-5)
+    saved = SentenceTransformer(run.model_output_path, device="cpu")
+    in_folder = saved.encode("river", prompt_name="query", normalize_embeddings=True)
+    assert np.allclose(in_memory, in_folder, atol=1e-5)
+
+
+def test_prompts_of_the_folder_are_not_used_behind_the_users_back(engine, tiny_bert_dir, tmp_path):
+    """A folder with prompts trains without them unless told, as the returned model embeds."""
+    prompted = SentenceTransformer(
+        str(tiny_bert_dir), device="cpu", prompts={"query": "query: "}, default_prompt_name="query"
+    )
+    prompted.save(str(tmp_path / "prompted"))
+    run = engine(model_id=str(tmp_path / "prompted"))
+    run.finetune()
+    returned = run.get_finetuned_model().get_query_embedding("river")
+    assert np.allclose(returned, run.model.encode("river", normalize_embeddings=True), atol=1e-5)
+
+
+def test_the_untouched_base_wins_where_training_only_hurts(engine, tiny_bert_dir):
+    """A ruinous learning rate hands back the base, to the bit, and the record says so."""
+    run = engine(
+        val_dataset=tiny_dataset(20, 2), training_args={"learning_rate": 1e3}, evaluation_steps=1
+    )
+    base = SentenceTransformer(str(tiny_bert_dir), device="cpu")
+    run.finetune()
+    assert facts(run)["metrics"]["best_step"] == 0
+    assert facts(run)["metrics"]["after"] == facts(run)["metrics"]["before"]
+    assert np.array_equal(run.model.encode(TEXTS), base.encode(TEXTS))
+    card = (Path(run.model_output_path) / "README.md").read_text()
+    assert "the base is handed back unchanged" in card
+
+
+def test_evaluation_steps_and_the_last_step_are_evaluated(engine):
+    """Evaluations come every so many steps and at the end; 0 means after each epoch."""
+    for steps, expected in ((3, [3, 4]), (0, [2, 4]), (50, [4])):
+        recorder = Recorder()
+        run = engine(
+            val_dataset=tiny_dataset(8, 1, seed=3),
+            evaluation_steps=steps,
+            callbacks=[recorder],
+        )
+        run.finetune()
+        assert recorder.evaluated == expected
+
+
+def test_training_kwargs_of_the_call_override_those_of_the_constructor(engine):
+    """finetune(max_steps=1) stops after a step; the constructor's arguments hold otherwise."""
+    recorder = Recorder()
+    run = engine(callbacks=[recorder], training_args={"max_steps": 3})
+    run.finetune(max_steps=1)
+    assert recorder.steps == 1
+
+
+def test_training_arguments_may_be_an_instance(engine, tmp_path):
+    """Fields of an instance that were changed hold, all others stay the engine's."""
+    args = SentenceTransformerTrainingArguments(
+        output_dir=str(tmp_path / "trainer"), max_steps=2, logging_steps=1, use_cpu=True
+    )
+    recorder = Recorder()
+    run = engine(training_args=args, callbacks=[recorder], batch_size=7)
+    run.finetune()
+    assert recorder.steps == 2
+    assert facts(run)["parameters"]["batch_size"] == 7
+
+
+def test_the_learning_rate_warms_up_over_a_tenth_of_the_steps(engine):
+    """20 steps rise for 2 and then fall to zero."""
+    recorder = Recorder()
+    run = engine(
+        callbacks=[recorder],
+        epochs=10,
+        training_args={"learning_rate": 1.0, "logging_steps": 1, "max_grad_norm": 1e-6},
+    )
+    run.finetune()
+    assert recorder.rates[:4] == pytest.approx([0.0, 0.5, 1.0, 17 / 18])
+    assert recorder.rates[-1] == pytest.approx(1 / 18)
+
+
+def test_an_unknown_training_argument_is_refused_with_a_suggestion(engine):
+    """Misspelt names fail before any training, with the nearest names."""
+    with pytest.raises(ConfigurationError, match=r"'learning_rat'.*learning_rate"):
+        engine(training_args={"learning_rat": 1})
+    run = engine()
+    with pytest.raises(ConfigurationError, match="'num_epochs'"):
+        run.finetune(num_epochs=1)
+    assert not Path(run.model_output_path).exists()
+
+
+def test_use_all_docs_trains_on_more_pairs(engine):
+    """Pairs are one a query by default and one a relevant document with use_all_docs."""
+    dataset = EmbeddingQAFinetuneDataset(
+        queries={"q1": "ask amber", "q2": "ask river"},
+        corpus={"a": "amber", "b": "bridge", "c": "river"},
+        relevant_docs={"q1": ["a", "b"], "q2": ["c"]},
+    )
+    assert len(engine(dataset=dataset)._task.rows) == 2
+    assert len(engine(dataset=dataset, use_all_docs=True)._task.rows) == 3
+
+
+def test_the_same_seed_gives_the_same_weights(engine):
+    """Runs of one seed agree to the bit, and another seed gives others."""
+    results = []
+    for seed in (1, 1, 2):
+        run = engine(seed=seed)
+        run.finetune()
+        results.append(weights(run.model))
+    assert torch.equal(results[0], results[1])
+    assert not torch.equal(results[0], results[2])
+
+
+def test_batching_is_chosen_by_loss_and_data(engine):
+    """By document where documents share queries and the loss is plain, else pairs."""
+    losses = upstream.losses()
+    assert engine()._task.batching == "by_document"
+    assert engine(dataset=tiny_dataset(10, 1))._task.batching == "pairs"
+    assert engine(loss=losses.CoSENTLoss)._task.batching == "pairs"
+    assert engine(batching="pairs")._task.batching == "pairs"
+    with pytest.raises(ConfigurationError, match="'by_document' only"):
+        engine(loss=losses.CoSENTLoss, batching="by_document")
+
+
+def test_checkpoints_are_limited_and_resuming_ends_where_an_unbroken_run_ends(
+    engine, tmp_path, monkeypatch
+):
+    """A run that breaks and is resumed gives the weights of one that does not break."""
+    monkeypatch.chdir(tmp_path)
+    usual = {
+        "epochs": 4,
+        "save_checkpoints": True,
+        "checkpoint_save_steps": 2,
+        "checkpoint_save_total_limit": 2,
+        "val_dataset": tiny_dataset(8, 1, seed=3),
+        "evaluation_steps": 2,
+    }
+
+    class Break(TrainerCallback):
+        """Pull the plug at the sixth step."""
+
+        def on_step_begin(self, args, state, control, **kwargs):
+            if state.global_step == 5:
+                raise KeyboardInterrupt
+
+    unbroken = engine(model_output_path="unbroken", **usual)
+    unbroken.finetune()
+    folder = Path("checkpoints/unbroken")
+    assert sorted(one.name for one in folder.glob("checkpoint-*")) == [
+        "checkpoint-6",
+        "checkpoint-8",
+    ]
+    broken = engine(model_output_path="broken", callbacks=[Break()], **usual)
+    with pytest.raises(KeyboardInterrupt):
+        broken.finetune()
+    assert not Path("broken").exists()
+    # A checkpoint that was cut off while it was written has no seal, and is passed over.
+    torn = Path("checkpoints/broken/checkpoint-5")
+    torn.mkdir()
+    recorder = Recorder()
+    resumed = engine(
+        model_output_path="broken", resume_from_checkpoint=True, callbacks=[recorder], **usual
+    )
+    resumed.finetune()
+    assert recorder.evaluated == [6, 8]
+    assert torch.allclose(weights(unbroken.model), weights(resumed.model), atol=1e-6)
+    assert facts(unbroken)["metrics"] == facts(resumed)["metrics"]
+
+
+def test_a_checkpoint_of_another_run_is_not_resumed(engine, tmp_path, monkeypatch):
+    """Other data, another run: training starts anew instead of mixing the two."""
+    monkeypatch.chdir(tmp_path)
+    usual = {"model_output_path": "out", "save_checkpoints": True, "checkpoint_save_steps": 1}
+    engine(**usual).finetune()
+    recorder = Recorder()
+    other = engine(
+        dataset=tiny_dataset(20, 2, seed=9),
+        resume_from_checkpoint=True,
+        callbacks=[recorder],
+        training_args={"learning_rate": 3e-3, "logging_steps": 1},
+        **usual,
+    )
+    other.finetune()
+    assert len(recorder.losses) == recorder.steps == 4
+
+
+@pytest.mark.parametrize(
+    ("output", "expected"),
+    [
+        ("out", "checkpoints/out"),
+        ("a/b", "checkpoints/a/b"),
+        ("/abs/out", "checkpoints/abs/out"),
+        ("../out", "checkpoints/out"),
+    ],
+)
+def test_checkpoints_lie_under_checkpoints(output, expected):
+    """Whatever the output path, the checkpoints stay below one folder."""
+    assert checkpoint_folder(output) == Path(expected)
+
+
+def test_a_loss_that_is_not_finite_stops_with_its_step_and_leaves_the_old_model(engine):
+    """NaN raises an error that names the step, and the model of before stays whole."""
+    run = engine()
+    run.finetune()
+    kept = (Path(run.model_output_path) / "model.safetensors").read_bytes()
+
+    class Poison(TrainerCallback):
+        """Break the weights at the second step."""
+
+        def on_step_begin(self, args, state, control, model=None, **kwargs):
+            if state.global_step == 1:
+                next(model.parameters()).data.fill_(float("nan"))
+
+    broken = engine(callbacks=[Poison()])
+    with pytest.raises(TrainingError, match="nan at step 2"):
+        broken.finetune()
+    assert (Path(run.model_output_path) / "model.safetensors").read_bytes() == kept
+    assert [one.name for one in Path(run.model_output_path).parent.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("batching", ["by_document", "pairs"])
+def test_hard_negatives_are_trained_against(engine, batching):
+    """More queries rank above their hard negative when it is trained against."""
+    dataset = tiny_dataset(12, 2)
+    hard = {qid: [f"d{(int(qid[1:].split('-')[0]) + 1) % 12}"] for qid in dataset.queries}
+    above = []
+    for given in (None, hard):
+        run = engine(
+            dataset=dataset.model_copy(update={"hard_negatives": given}),
+            batching=batching,
+            batch_size=2,
+            training_args={"learning_rate": 1e-3},
+        )
+        run.finetune()
+        encode = functools.partial(run.model.encode, normalize_embeddings=True)
+        queries = encode(list(dataset.queries.values()))
+        own = encode([dataset.corpus[dataset.relevant_docs[qid][0]] for qid in dataset.queries])
+        other = encode([dataset.corpus[hard[qid][0]] for qid in dataset.queries])
+        above.append(float(np.mean(np.sum(queries * (own - other), axis=1) > 0)))
+    assert above[1] > above[0]
+
+
+@pytest.mark.parametrize("batching", ["by_document", "pairs"])
+def test_matryoshka_trains_the_prefixes(engine, batching):
+    """With matryoshka_dims the first dimensions alone find more documents than without."""
+    dataset = tiny_dataset(30, 2)
+    hits = []
+    for dims in (None, [32, 4]):
+        run = engine(dataset=dataset, batching=batching, matryoshka_dims=dims, epochs=10)
+        run.finetune()
+        cut = SentenceTransformer(run.model_output_path, device="cpu", truncate_dim=4)
+        queries = cut.encode(list(dataset.queries.values()), normalize_embeddings=True)
+        documents = cut.encode(list(dataset.corpus.values()), normalize_embeddings=True)
+        best = (queries @ documents.T).argmax(axis=1)
+        hits.append(float(np.mean(best == np.repeat(np.arange(30), 2))))
+    assert hits[1] > hits[0]
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+def test_lora_is_merged_into_the_folder_and_kept_beside_it(engine):
+    """A PEFT adapter trains alone, `local:` loads the merged weights, and the adapter is kept."""
+    peft = pytest.importorskip("peft")
+    config = peft.LoraConfig(r=4, target_modules=["query", "value"])
+    run = engine(peft_config=config, val_dataset=tiny_dataset(8, 1, seed=3))
+    trainable = {name for name, p in run.model.named_parameters() if p.requires_grad}
+    assert trainable
+    assert all("lora_" in name for name in trainable)
+    run.finetune()
+    assert (Path(run.model_output_path) / "peft_adapter" / "adapter_config.json").is_file()
+    local = vectors(resolve_embed_model("local:" + run.model_output_path))
+    assert np.abs(local - run.model.encode(TEXTS, normalize_embeddings=True)).max() < 1e-5
+    with pytest.raises(ConfigurationError, match=r"peft\.PeftConfig"):
+        engine(peft_config={"r": 4})
+
+
+def test_model_kwargs_reach_the_transformer(engine):
+    """The attention implementation asked for is the one that is used."""
+    run = engine(model_kwargs={"attn_implementation": "eager"})
+    assert upstream.transformer_child(run.model)[2].config._attn_implementation == "eager"
+    with pytest.raises(ConfigurationError, match="backend"):
+        engine(model_kwargs={"backend": "onnx"})
+
+
+def test_length_is_chosen_from_the_documents_and_saved(engine, caplog):
+    """Documents longer than the model's 32 tokens are read whole up to its 64 positions."""
+    long = " ".join(["amber"] * 50)
+    dataset = tiny_dataset(20, 2)
+    for docid in list(dataset.corpus)[:2]:
+        dataset.corpus[docid] += " " + long
+    with caplog.at_level(logging.INFO, logger="llama_index.finetuning.embeddings"):
+        run = engine(dataset=dataset)
+        run.finetune()
+    assert run.model.max_seq_length == 61
+    assert "32 tokens cut 10 %" in caplog.text
+    assert run.get_finetuned_model().max_length == 61
+    assert resolve_embed_model("local:" + run.model_output_path).max_length == 61
+    for given, expected in ((None, 32), (40, 40)):
+        run = engine(dataset=dataset, max_seq_length=given)
+        run.finetune()
+        assert run.model.max_seq_length == expected
+
+
+def test_length_is_left_alone_below_five_percent_and_capped_by_positions(tiny_bert_dir):
+    """5 % of cut documents are tolerated; more take the 95 % quantile, up to 64 positions."""
+    model = SentenceTransformer(str(tiny_bert_dir), device="cpu")
+    assert position_limit(model) == 64
+    assert choose_max_seq_length(model, np.array([10] * 95 + [50] * 5)) is None
+    assert choose_max_seq_length(model, np.array([10] * 90 + [50] * 10)) == 50
+    assert choose_max_seq_length(model, np.array([10] * 90 + [500] * 10)) == 64
+
+
+def test_precision_is_detected_never_assumed(monkeypatch):
+    """A CPU without bf16 instructions trains in fp32; fp16 on a CPU is refused."""
+    cpu = torch.device("cpu")
+    for has, expected in ((True, "bf16"), (False, "fp32")):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda has=has: has)
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+        assert choose_precision("auto", cpu) == expected
+    assert choose_precision("bf16", cpu) == "bf16"
+    with pytest.raises(ConfigurationError, match="'fp16' on a CPU"):
+        choose_precision("fp16", cpu)
+
+
+def reference_loss(queries, documents, targets, scale):
+    """Compute the masked softmax pair by pair, in plain arithmetic."""
+    queries = queries / np.linalg.norm(queries, axis=1, keepdims=True)
+    documents = documents / np.linalg.norm(documents, axis=1, keepdims=True)
+    losses = []
+    for i, j in np.argwhere(targets == 1):
+        kept = [k for k in range(len(documents)) if k == j or targets[i, k] == 0]
+        scores = {k: scale * float(queries[i] @ documents[k]) for k in kept}
+        losses.append(np.log(sum(np.exp(list(scores.values())))) - scores[j])
+    return np.mean(losses)
+
+
+@pytest.mark.parametrize("micro_batch_tokens", [1, 1000])
+@pytest.mark.parametrize("keep_activations_tokens", [0, 1000])
+def test_document_loss_and_gradients_do_not_depend_on_micro_batches(
+    tiny_bert_dir, micro_batch_tokens, keep_activations_tokens
+):
+    """However a step is cut up, loss and gradients are those of the plain computation."""
+    model = SentenceTransformer(str(tiny_bert_dir), device="cpu")
+    queries = ["ask amber", "ask river bridge candle", "ask 1"]
+    documents = [*TEXTS, "violin castle"]
+    targets = torch.tensor([[1, 0, -1, 0], [0, 1, 1, 0], [0, 0, 0, 1]], dtype=torch.int8)
+    sides = [upstream.preprocess(model, texts, "") for texts in (queries, documents)]
+    loss = DocumentRankingLoss(
+        model,
+        scale=5.0,
+        micro_batch_tokens=micro_batch_tokens,
+        keep_activations_tokens=keep_activations_tokens,
+    )
+    value = loss(sides, targets)
+    expected = reference_loss(model.encode(queries), model.encode(documents), targets.numpy(), 5.0)
+    assert value.item() == pytest.approx(expected, abs=1e-5)
+    value.backward()
+    split = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+    model.zero_grad()
+    DocumentRankingLoss(model, scale=5.0, keep_activations_tokens=10**6)(sides, targets).backward()
+    whole = [p.grad for p in model.parameters() if p.grad is not None]
+    for one, other in zip(split, whole, strict=True):
+        assert torch.allclose(one, other, atol=1e-6)
+
+
+def test_a_static_model_trains_by_document(tiny_model_dir, tmp_path):
+    """A model without padding can't be cut into micro-batches and trains whole."""
+    run = SentenceTransformersFinetuneEngine(
+        tiny_dataset(20, 2),
+        model_id=str(tiny_model_dir),
+        model_output_path=str(tmp_path / "out"),
+        val_dataset=tiny_dataset(20, 2, seed=4),
+        device="cpu",
+        show_progress_bar=False,
+        training_args={"learning_rate": 1e-2},
+    )
+    run.finetune()
+    metrics = facts(run)["metrics"]
+    assert metrics["after"]["ndcg@10"] > metrics["before"]["ndcg@10"]
+
+
+def test_nothing_is_printed(engine, capsys):
+    """Training without a progress bar writes nothing to standard output."""
+    engine(val_dataset=tiny_dataset(8, 1, seed=3)).finetune(logging_steps=1)
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"batch_size": 0}, r"'batch_size' must be an integer of at least 1 \(got 0\)"),
+        ({"batch_size": -3}, r"'batch_size'.*-3"),
+        ({"epochs": 0}, r"'epochs' must be an integer of at least 1 \(got 0\)"),
+        ({"epochs": 1.5}, r"'epochs'.*1\.5"),
+        ({"evaluation_steps": -1}, "'evaluation_steps'"),
+        ({"checkpoint_save_steps": 0}, "'checkpoint_save_steps'"),
+        ({"checkpoint_save_total_limit": -1}, "'checkpoint_save_total_limit'"),
+        ({"max_seq_length": "long"}, "'max_seq_length' must be 'auto', None or an integer"),
+        ({"precision": "int8"}, "'precision' must be in"),
+        ({"batching": "random"}, "'batching' must be in"),
+        ({"matryoshka_dims": []}, "'matryoshka_dims'"),
+        ({"training_args": 3}, "'training_args'"),
+        ({"dataset": {}}, "'dataset' must be an EmbeddingQAFinetuneDataset"),
+        ({"val_dataset": "val.json"}, "'val_dataset'"),
+    ],
+)
+def test_bad_arguments_are_refused_before_the_model_is_loaded(engine, arguments, message):
+    """Each gets one clear error although the model does not even exist."""
+    with pytest.raises(ConfigurationError, match=message):
+        engine(model_id="no/such-model", **arguments)
+
+
+def test_an_output_path_that_cannot_be_written_is_refused_before_the_model_is_loaded(
+    engine, tmp_path
+):
+    """A file in the way is named, and stays."""
+    (tmp_path / "taken").write_text("mine")
+    with pytest.raises(OutputError, match="'model_output_path' must be a folder"):
+        engine(model_id="no/such-model", model_output_path=str(tmp_path / "taken"))
+    assert (tmp_path / "taken").read_text() == "mine"
+
+
+def test_more_matryoshka_dims_than_the_model_has_are_refused(engine):
+    """A prefix can't be longer than the vector."""
+    with pytest.raises(ConfigurationError, match=r"32 dimensions \(got 64\)"):
+        engine(matryoshka_dims=[64])
+
+
+def test_asking_for_the_model_before_finetuning_says_what_to_do(engine):
+    """Without a finetuned folder there is an error, not a download from somewhere."""
+    run = engine()
+    with pytest.raises(ModelFolderError, match=r"Call finetune\(\) first"):
+        run.get_finetuned_model()
+    with pytest.raises(ModelFolderError, match=r"Call finetune\(\) first"):
+        run.push_to_hub("me/model")
+
+
+def test_push_to_hub_uploads_the_folder(engine, monkeypatch):
+    """The repository is created and the whole folder sent, with the options given."""
+    import huggingface_hub
+
+    calls = []
+
+    class Api:
+        def __init__(self, token=None):
+            calls.append(("token", token))
+
+        def create_repo(self, repo_id, **kwargs):
+            calls.append(("create", repo_id, kwargs))
+
+        def upload_folder(self, **kwargs):
+            calls.append(("upload", kwargs))
+            return "https://hub/commit/1"
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
+    run = engine()
+    run.finetune()
+    address = run.push_to_hub("me/model", private=True, token="t", commit_message="hello")
+    assert address == "https://hub/commit/1"
+    assert calls == [
+        ("token", "t"),
+        ("create", "me/model", {"private": True, "exist_ok": True}),
+        (
+            "upload",
+            {
+                "repo_id": "me/model",
+                "folder_path": run.model_output_path,
+                "commit_message": "hello",
+            },
+        ),
+    ]
+
+
+def test_an_old_best_of_another_run_is_not_taken(engine, tmp_path, monkeypatch):
+    """The best weights of an earlier run in the checkpoint folder do not win in a new one."""
+    monkeypatch.chdir(tmp_path)
+    stale = Path("checkpoints/out/best")
+    stale.mkdir(parents=True)
+    (stale / "best.json").write_text('{"score": 9.0, "step": 77}')
+    (stale / "model.safetensors").write_text("rubbish")
+    run = engine(
+        model_output_path="out", save_checkpoints=True, val_dataset=tiny_dataset(8, 1, seed=3)
+    )
+    run.finetune()
+    assert facts(run)["metrics"]["best_step"] != 77
+
+
+def test_last_checkpoint_takes_the_newest_of_the_same_run(tmp_path):
+    """Unsealed folders, other runs and strange names are passed over."""
+    for name, seal in (("checkpoint-2", "x"), ("checkpoint-10", "x"), ("checkpoint-30", "y")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "complete.txt").write_text(seal)
+    (tmp_path / "checkpoint-40").mkdir()
+    (tmp_path / "checkpoint-new").mkdir()
+    assert training.last_checkpoint(tmp_path, "x") == tmp_path / "checkpoint-10"
+    assert training.last_checkpoint(tmp_path, "z") is None
