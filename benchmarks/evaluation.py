@@ -38,12 +38,13 @@ def bare(queries: np.ndarray, documents: np.ndarray) -> None:
         best = np.full((len(block), K), -np.inf, dtype=np.float32)
         places = np.zeros((len(block), K), dtype=np.int64)
         for first in range(0, len(documents), BLOCK):
-            scores = np.hstack([best, block @ documents[first : first + BLOCK].T])
+            scores = block @ documents[first : first + BLOCK].T
             kept = np.argpartition(scores, scores.shape[1] - K, axis=1)[:, -K:]
-            found = np.where(kept < K, 0, kept - K + first)
-            old = np.take_along_axis(places, np.minimum(kept, K - 1), axis=1)
-            places = np.where(kept < K, old, found)
-            best = np.take_along_axis(scores, kept, axis=1)
+            pool = np.hstack([best, np.take_along_axis(scores, kept, axis=1)])
+            rows_of = np.hstack([places, kept + first])
+            kept = np.argpartition(pool, K, axis=1)[:, -K:]
+            best = np.take_along_axis(pool, kept, axis=1)
+            places = np.take_along_axis(rows_of, kept, axis=1)
 
 
 def product(queries: np.ndarray, documents: np.ndarray) -> None:

@@ -26,7 +26,9 @@ def test_the_tree_in_the_docstring_is_the_one_in_the_code():
 
 def test_a_missing_extra_names_the_command():
     """The message holds the exact pip install, and ImportError catches it."""
-    with pytest.raises(ImportError, match=r"pip install 'llama-index-finetuning-embeddings\[plot\]'"):
+    with pytest.raises(
+        ImportError, match=r"pip install 'llama-index-finetuning-embeddings\[plot\]'"
+    ):
         errors.require("no_such_module_anywhere", extra="plot", purpose="Plotting a report")
 
 

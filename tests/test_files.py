@@ -5,6 +5,7 @@ import os
 
 import pytest
 
+from llama_index.finetuning.embeddings import files
 from llama_index.finetuning.embeddings.errors import OutputError
 from llama_index.finetuning.embeddings.files import (
     _exchange,
@@ -12,7 +13,6 @@ from llama_index.finetuning.embeddings.files import (
     atomic_folder,
     check_writable,
 )
-from llama_index.finetuning.embeddings import files
 
 
 def names(folder):

@@ -61,6 +61,7 @@ def margin(model, dataset) -> float:
 
 
 def train(loss, model_dir, tmp_path):
+    """Finetune with a loss; return the margin before and after, and the engine."""
     dataset = tiny_dataset(24, 2)
     engine = SentenceTransformersFinetuneEngine(
         dataset,

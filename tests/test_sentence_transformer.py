@@ -59,14 +59,17 @@ def engine(tiny_bert_dir, tmp_path):
 
 
 def vectors(model, texts=TEXTS):
+    """Embed texts through a LlamaIndex model."""
     return np.array(model.get_text_embedding_batch(texts))
 
 
 def weights(model):
+    """Return all weights of a model as one vector."""
     return torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
 def facts(engine):
+    """Read the record that an engine wrote."""
     return json.loads((Path(engine.model_output_path) / "finetuning.json").read_text())
 
 
@@ -118,6 +121,15 @@ def test_the_three_ways_to_the_model_give_the_same_vectors(engine, precision):
     in_memory = run.model.encode(TEXTS, normalize_embeddings=True)
     assert np.abs(returned - local).max() < 1e-5
     assert np.abs(returned - in_memory).max() < 1e-5
+
+
+def test_no_device_trains_where_the_model_is(engine):
+    """Without a device the model's own is trained on, in bf16 too where that is a CPU."""
+    run = engine(device=None, precision="bf16")
+    before = weights(run.model).cpu()
+    run.finetune()
+    assert not torch.equal(before, weights(run.model).cpu())
+    assert facts(run)["parameters"]["precision"] == "bf16"
 
 
 def test_the_model_works_wherever_llama_index_takes_one(engine):
@@ -376,8 +388,7 @@ def test_a_loss_that_is_not_finite_stops_with_its_step_and_leaves_the_old_model(
     assert [one.name for one in Path(run.model_output_path).parent.iterdir()] == ["out"]
 
 
-@pytest.mark.parametrize("batching", ["by_document", "pairs"])
-def test_hard_negatives_are_trained_against(engine, batching):
+def test_hard_negatives_are_trained_against(engine):
     """More queries rank above their hard negative when it is trained against."""
     dataset = tiny_dataset(12, 2)
     hard = {qid: [f"d{(int(qid[1:].split('-')[0]) + 1) % 12}"] for qid in dataset.queries}
@@ -385,7 +396,6 @@ def test_hard_negatives_are_trained_against(engine, batching):
     for given in (None, hard):
         run = engine(
             dataset=dataset.model_copy(update={"hard_negatives": given}),
-            batching=batching,
             batch_size=2,
             training_args={"learning_rate": 1e-3},
         )

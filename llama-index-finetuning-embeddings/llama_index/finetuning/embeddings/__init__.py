@@ -8,21 +8,93 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from llama_index.finetuning.embeddings.base import (
-        BaseEmbeddingFinetuneEngine as BaseEmbeddingFinetuneEngine,
+    from llama_index.finetuning.embeddings.adapter import (
+        EmbeddingAdapterFinetuneEngine,
     )
-    from llama_index.finetuning.embeddings.base import BaseFinetuningEngine as BaseFinetuningEngine
+    from llama_index.finetuning.embeddings.adapter_embedding import (
+        AdapterEmbeddingModel,
+        AsymmetricEmbeddingModel,
+        LinearAdapterEmbeddingModel,
+    )
+    from llama_index.finetuning.embeddings.adapters import (
+        BaseAdapter,
+        LinearLayer,
+        LowRankAdapter,
+        TwoLayerNN,
+        get_activation_function,
+    )
+    from llama_index.finetuning.embeddings.base import (
+        BaseEmbeddingFinetuneEngine,
+        BaseFinetuningEngine,
+    )
     from llama_index.finetuning.embeddings.dataset import (
-        EmbeddingQAFinetuneDataset as EmbeddingQAFinetuneDataset,
+        EmbeddingQAFinetuneDataset,
+    )
+    from llama_index.finetuning.embeddings.description import (
+        DatasetDescription,
+        Leakage,
+    )
+    from llama_index.finetuning.embeddings.errors import (
+        ConfigurationError,
+        DatasetError,
+        DatasetFileError,
+        EncodingError,
+        FinetuningError,
+        GenerationError,
+        MissingExtraError,
+        ModelFolderError,
+        OutputError,
+        TrainingError,
+    )
+    from llama_index.finetuning.embeddings.evaluation import (
+        RetrievalResult,
+        evaluate_retrieval,
+    )
+    from llama_index.finetuning.embeddings.generation import (
+        DEFAULT_QA_GENERATE_PROMPT_TMPL,
+        GenerationReport,
+        QuestionFilter,
+        agenerate_qa_embedding_pairs,
+        generate_qa_embedding_pairs,
+        pseudo_query_pairs,
+    )
+    from llama_index.finetuning.embeddings.loading import (
+        load_finetuned_model,
+    )
+    from llama_index.finetuning.embeddings.mining import (
+        mine_hard_negatives,
+    )
+    from llama_index.finetuning.embeddings.report import (
+        RetrievalReport,
+        compare_retrieval,
     )
     from llama_index.finetuning.embeddings.sentence_transformer import (
-        SentenceTransformersFinetuneEngine as SentenceTransformersFinetuneEngine,
+        SentenceTransformersFinetuneEngine,
     )
 
 _HOMES = {
-    "base": ("BaseEmbeddingFinetuneEngine", "BaseFinetuningEngine"),
+    "adapter": ("EmbeddingAdapterFinetuneEngine",),
+    "adapter_embedding": (
+        "AdapterEmbeddingModel",
+        "AsymmetricEmbeddingModel",
+        "LinearAdapterEmbeddingModel",
+    ),
+    "adapters": (
+        "BaseAdapter",
+        "LinearLayer",
+        "LowRankAdapter",
+        "TwoLayerNN",
+        "get_activation_function",
+    ),
+    "base": (
+        "BaseEmbeddingFinetuneEngine",
+        "BaseFinetuningEngine",
+    ),
     "dataset": ("EmbeddingQAFinetuneDataset",),
-    "sentence_transformer": ("SentenceTransformersFinetuneEngine",),
+    "description": (
+        "DatasetDescription",
+        "Leakage",
+    ),
     "errors": (
         "ConfigurationError",
         "DatasetError",
@@ -35,10 +107,67 @@ _HOMES = {
         "OutputError",
         "TrainingError",
     ),
+    "evaluation": (
+        "RetrievalResult",
+        "evaluate_retrieval",
+    ),
+    "generation": (
+        "DEFAULT_QA_GENERATE_PROMPT_TMPL",
+        "GenerationReport",
+        "QuestionFilter",
+        "agenerate_qa_embedding_pairs",
+        "generate_qa_embedding_pairs",
+        "pseudo_query_pairs",
+    ),
+    "loading": ("load_finetuned_model",),
+    "mining": ("mine_hard_negatives",),
+    "report": (
+        "RetrievalReport",
+        "compare_retrieval",
+    ),
+    "sentence_transformer": ("SentenceTransformersFinetuneEngine",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
-__all__ = sorted(_HOME_OF)
+__all__ = [  # noqa: RUF022 (plain alphabetical order)
+    "AdapterEmbeddingModel",
+    "AsymmetricEmbeddingModel",
+    "BaseAdapter",
+    "BaseEmbeddingFinetuneEngine",
+    "BaseFinetuningEngine",
+    "ConfigurationError",
+    "DEFAULT_QA_GENERATE_PROMPT_TMPL",
+    "DatasetDescription",
+    "DatasetError",
+    "DatasetFileError",
+    "EmbeddingAdapterFinetuneEngine",
+    "EmbeddingQAFinetuneDataset",
+    "EncodingError",
+    "FinetuningError",
+    "GenerationError",
+    "GenerationReport",
+    "Leakage",
+    "LinearAdapterEmbeddingModel",
+    "LinearLayer",
+    "LowRankAdapter",
+    "MissingExtraError",
+    "ModelFolderError",
+    "OutputError",
+    "QuestionFilter",
+    "RetrievalReport",
+    "RetrievalResult",
+    "SentenceTransformersFinetuneEngine",
+    "TrainingError",
+    "TwoLayerNN",
+    "agenerate_qa_embedding_pairs",
+    "compare_retrieval",
+    "evaluate_retrieval",
+    "generate_qa_embedding_pairs",
+    "get_activation_function",
+    "load_finetuned_model",
+    "mine_hard_negatives",
+    "pseudo_query_pairs",
+]
 
 
 def __getattr__(name: str) -> Any:

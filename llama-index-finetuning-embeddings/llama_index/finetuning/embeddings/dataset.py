@@ -2,20 +2,28 @@
 
 import hashlib
 import json
-import logging
 import os
-from pathlib import Path
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from llama_index.core.bridge.pydantic import BaseModel, ValidationError
 from typing_extensions import Self
 
-from llama_index.finetuning.embeddings.errors import DatasetError, DatasetFileError, shown
+from llama_index.finetuning.embeddings import description, splitting
+from llama_index.finetuning.embeddings.consolidation import consolidated
+from llama_index.finetuning.embeddings.duplicates import NEAR_DUPLICATE
+from llama_index.finetuning.embeddings.errors import DatasetError
 from llama_index.finetuning.embeddings.files import atomic_file
-
-logger = logging.getLogger(__name__)
-
-_FIELDS = ("queries", "corpus", "relevant_docs")
+from llama_index.finetuning.embeddings.formats import (
+    argilla,
+    beir,
+    contents,
+    huggingface,
+    json_files,
+    llama_datasets,
+)
+from llama_index.finetuning.embeddings.json_stream import write_json
+from llama_index.finetuning.embeddings.validation import check_contents, explained
 
 
 class EmbeddingQAFinetuneDataset(BaseModel):
@@ -47,7 +55,7 @@ class EmbeddingQAFinetuneDataset(BaseModel):
         try:
             super().__init__(**data)
         except ValidationError as error:
-            raise _explained(error) from error
+            raise explained(error) from error
         self.check()
 
     def check(self) -> None:
@@ -58,62 +66,129 @@ class EmbeddingQAFinetuneDataset(BaseModel):
         """
         if self.mode != "text":
             raise DatasetError(f"'mode' must be 'text' (got {self.mode!r}).")
-        if not self.queries:
-            raise DatasetError(
-                f"The dataset has no queries ({len(self.corpus):,} documents). Add at least one "
-                "query with a relevant document."
-            )
-        _reject(
-            [qid for qid, text in self.queries.items() if not text.strip()],
-            "{n} queries have an empty text: {ids}. Remove them or fill them in.",
-        )
-        _reject(
-            [docid for docid, text in self.corpus.items() if not text.strip()],
-            "{n} documents of the corpus have an empty text: {ids}. Remove them or fill them in.",
-        )
-        _reject(
-            [qid for qid in self.queries if not self.relevant_docs.get(qid)],
-            "{n} queries have no relevant document: {ids}. Add one to 'relevant_docs' for each, "
-            "or remove the queries.",
-        )
-        self._check_document_ids("relevant_docs", self.relevant_docs)
-        if self.hard_negatives is not None:
-            self._check_document_ids("hard_negatives", self.hard_negatives)
-            _reject(
-                [
-                    f"{qid}: {docid}"
-                    for qid in self.queries
-                    for docid in self.hard_negatives.get(qid, ())
-                    if docid in self.relevant_docs[qid]
-                ],
-                "{n} hard negatives are relevant documents of the same query: {ids}. Remove them "
-                "from 'hard_negatives'.",
-            )
-        strangers = [qid for qid in self.relevant_docs if qid not in self.queries]
-        if strangers:
-            logger.warning(
-                "'relevant_docs' names %d ids that are no query and are ignored: %s",
-                len(strangers),
-                shown(strangers),
-            )
-
-    def _check_document_ids(self, field: str, ids: dict[str, list[str]]) -> None:
-        corpus = self.corpus
-        _reject(
-            [
-                f"{docid} (of query {qid})"
-                for qid in self.queries
-                for docid in ids.get(qid, ())
-                if docid not in corpus
-            ],
-            f"{{n}} document ids in '{field}' are not in the corpus: {{ids}}. Add the documents "
-            f"to 'corpus' or remove the ids.",
-        )
+        check_contents(self.queries, self.corpus, self.relevant_docs, self.hard_negatives)
 
     @property
     def query_docid_pairs(self) -> list[tuple[str, list[str]]]:
         """Each query's text with the ids of its relevant documents."""
         return [(query, self.relevant_docs[qid]) for qid, query in self.queries.items()]
+
+    def train_test_split(
+        self,
+        test_size: float | int = 0.2,
+        *,
+        by: splitting.SplitBy = "document",
+        groups: Mapping[str, str] | None = None,
+        test_corpus: splitting.TestCorpus = "unseen",
+        seed: int = 42,
+    ) -> tuple[Self, Self]:
+        """Divide the queries into a training part and a test part.
+
+        Queries that must stay together form components, which are never divided: those of equal
+        text (white space aside) and, unless ``by="query"``, those that share a relevant document,
+        a document of equal text, or a group. So the parts' sizes are within one component of what
+        was asked. Call ``consolidate()`` first to keep near-duplicates together, too.
+
+        A part's corpus leaves out the documents that are relevant in the other part only;
+        documents that no query is judged by are distractors in both. Hard negatives that a part's
+        corpus lacks are dropped.
+
+        Args:
+            test_size: Share of the queries in (0, 1), or a number of queries.
+            by: ``"document"``: no document is relevant on both sides, as when the finetuned model
+                will meet new documents; ``"query"``: new queries to documents that may be known;
+                ``"group"``: nor does any group of documents have relevant ones on both sides.
+            groups: For ``by="group"``, document id to group, for instance the file it is from.
+            test_corpus: ``"unseen"``: as described; ``"all"``: the test part has the whole corpus,
+                so that documents of the training part are distractors: harder, and nearer to an
+                index in use.
+            seed: The same dataset, in any order, and seed give the same parts.
+
+        Returns:
+            The training part and the test part.
+
+        Raises:
+            ConfigurationError: An argument is out of range.
+            DatasetError: A relevant document has no group, or all queries are connected.
+        """
+        train, test = splitting.split(
+            self.queries,
+            self.corpus,
+            self.relevant_docs,
+            test_size=test_size,
+            by=by,
+            groups=groups,
+            test_corpus=test_corpus,
+            seed=seed,
+        )
+        return self._part(train), self._part(test)
+
+    def describe(
+        self, tokenizer: Any = None, *, max_seq_length: int | None = None
+    ) -> description.DatasetDescription:
+        """Count what the dataset holds: sizes, repeats, relevance, lengths and what gets cut.
+
+        Args:
+            tokenizer: A Hugging Face tokenizer or a SentenceTransformer model, to count tokens
+                with the special ones and without any prompt; None to count words.
+            max_seq_length: The length at which a model cuts texts, in the same unit; by default
+                the one of the model or tokenizer.
+
+        Raises:
+            ConfigurationError: An argument is none of these.
+        """
+        return description.describe(
+            self.queries,
+            self.corpus,
+            self.relevant_docs,
+            self.hard_negatives or {},
+            tokenizer=tokenizer,
+            max_seq_length=max_seq_length,
+        )
+
+    def leakage(self, other: Self, *, threshold: float = NEAR_DUPLICATE) -> description.Leakage:
+        """Find what another dataset, say the one to test with, shares with this one.
+
+        Args:
+            other: The dataset whose shared queries and documents are named.
+            threshold: Jaccard similarity from which documents are near-duplicates, in (0, 1].
+
+        Raises:
+            ConfigurationError: ``threshold`` is out of range.
+        """
+        return description.leakage(
+            (self.queries, other.queries),
+            (self.corpus, other.corpus),
+            (self._relevant_ids(self.queries), other._relevant_ids(other.queries)),
+            threshold=threshold,
+        )
+
+    def consolidate(self, *, threshold: float = NEAR_DUPLICATE) -> Self:
+        """Make every near-duplicate of a relevant document relevant too.
+
+        So that no twin of a positive is trained, or counted, as a negative. Queries of equal text
+        share their relevant documents as well. Texts and ids stay as they are; hard negatives that
+        became relevant are dropped.
+
+        Args:
+            threshold: Jaccard similarity from which documents are near-duplicates, in (0, 1].
+
+        Raises:
+            ConfigurationError: ``threshold`` is out of range.
+        """
+        relevant_docs, hard_negatives = consolidated(
+            self.queries,
+            self.corpus,
+            self.relevant_docs,
+            self.hard_negatives,
+            threshold=threshold,
+        )
+        return type(self)(
+            queries=self.queries,
+            corpus=self.corpus,
+            relevant_docs=relevant_docs,
+            hard_negatives=hard_negatives,
+        )
 
     def to_json_dict(self) -> dict[str, Any]:
         """Return what a dataset file holds; ``hard_negatives`` is absent when there are none."""
@@ -121,17 +196,17 @@ class EmbeddingQAFinetuneDataset(BaseModel):
 
     def fingerprint(self) -> str:
         """Return a SHA-256 over the contents, the same for equal datasets in any order."""
-        payload = json.dumps(self.to_json_dict(), sort_keys=True, ensure_ascii=True)
+        payload = json.dumps(dict(self._fields()), sort_keys=True, ensure_ascii=True)
         return hashlib.sha256(payload.encode("ascii")).hexdigest()
 
     def save_json(self, path: str | os.PathLike[str]) -> None:
-        """Write the dataset as UTF-8 JSON; a file that stands there is replaced whole or not at all.
+        """Write the dataset as UTF-8 JSON; a file that stands there is replaced whole or not.
 
         Raises:
             OutputError: The file can't be written.
         """
         with atomic_file(path) as stream:
-            json.dump(self.to_json_dict(), stream, indent=4, ensure_ascii=False)
+            write_json(stream, dict(self._fields()))
 
     @classmethod
     def from_json(cls, path: str | os.PathLike[str]) -> Self:
@@ -141,43 +216,168 @@ class EmbeddingQAFinetuneDataset(BaseModel):
             DatasetFileError: The file is missing, cut off, or no dataset.
             DatasetError: It is a dataset whose contents do not fit together.
         """
-        name = str(path)
-        try:
-            data = json.loads(Path(path).read_text(encoding="utf-8"))
-        except FileNotFoundError as error:
-            raise DatasetFileError(f"There is no dataset file at {name!r}.") from error
-        except OSError as error:
-            raise DatasetFileError(f"{name!r} can't be read: {error.strerror}.") from error
-        except UnicodeDecodeError as error:
-            raise DatasetFileError(f"{name!r} is not UTF-8 text ({error}).") from error
-        except (json.JSONDecodeError, RecursionError) as error:
-            raise DatasetFileError(
-                f"{name!r} holds no whole JSON ({error}). It may have been cut off while it was "
-                "written or copied: write it again."
-            ) from error
-        if not isinstance(data, dict) or not all(field in data for field in _FIELDS):
-            found = sorted(data)[:5] if isinstance(data, dict) else type(data).__name__
-            raise DatasetFileError(
-                f"{name!r} is no dataset: it must be a JSON object with {', '.join(_FIELDS)} "
-                f"(found {found})."
-            )
-        return cls(**data)
+        return cls(**json_files.read_dataset_file(path))
 
+    @classmethod
+    def from_pairs(cls, pairs: Iterable[Sequence[Any]], *, corpus: Iterable[str] = ()) -> Self:
+        """Make a dataset of texts; ids are made from the texts, and equal texts are merged.
 
-def _reject(offending: list[str], message: str) -> None:
-    if offending:
-        raise DatasetError(message.format(n=f"{len(offending):,}", ids=shown(offending)))
+        Args:
+            pairs: ``(query, positive)`` or ``(query, positive, negative)``, where positive and
+                negative are a text or a list of texts.
+            corpus: Further documents, as distractors.
 
+        Raises:
+            DatasetError: A pair has another shape, or lacks a text.
+        """
+        return cls(**contents.from_rows(contents.rows_of_pairs(pairs), corpus=corpus)._asdict())
 
-def _explained(error: ValidationError) -> DatasetError:
-    """Turn pydantic's report into one sentence with the ids at fault."""
-    faults = error.errors(include_url=False, include_input=True)
-    places = [
-        f"{'.'.join(str(part) for part in fault['loc'])} "
-        f"({'missing' if fault['type'] == 'missing' else type(fault['input']).__name__})"
-        for fault in faults
-    ]
-    return DatasetError(
-        "A dataset maps string ids to string texts, and query ids to lists of document ids; "
-        f"{len(faults):,} places do not: {shown(places)}. Convert or remove them."
-    )
+    @classmethod
+    def from_beir(cls, folder: str | os.PathLike[str], split: str | None = None) -> Self:
+        """Read a BEIR folder: ``corpus.jsonl``, ``queries.jsonl`` and ``qrels/<split>.tsv``.
+
+        Titles are put before their texts. Documents with a grade above 0 are relevant, best
+        first; those with 0 or less were judged and become hard negatives. Queries that the split
+        does not judge are left out.
+
+        Args:
+            folder: The folder.
+            split: The name of the file in ``qrels``; needed when there are several.
+
+        Raises:
+            DatasetFileError: A file is missing or holds something else.
+            ConfigurationError: There is no such split, or several and none was named.
+            DatasetError: The contents do not fit together.
+        """
+        return cls(**beir.read_beir(folder, split)._asdict())
+
+    def to_beir(self, folder: str | os.PathLike[str], split: str = "test") -> None:
+        """Write a BEIR folder, which ``from_beir`` reads back; hard negatives have grade 0.
+
+        Args:
+            folder: The folder; the files of a dataset that stands there are replaced.
+            split: The name of the file in ``qrels``.
+
+        Raises:
+            DatasetError: An id holds the character NUL.
+            OutputError: The folder can't be written.
+        """
+        beir.write_beir(folder, split, self.queries, self.corpus, self._judgements())
+
+    @classmethod
+    def from_hf_dataset(
+        cls,
+        data: Any,
+        *,
+        query_column: str | None = None,
+        positive_column: str | None = None,
+        negative_columns: str | Sequence[str] | None = None,
+    ) -> Self:
+        """Make a dataset of a Hugging Face ``Dataset`` (or of a list of dictionaries).
+
+        Columns hold a text or a list of texts. Those that are not given are found by their names:
+        anchor, query or question; positive, pos, context, document, passage or answer; negative,
+        neg, negatives, hard_negatives or negative_1, negative_2 and so on. Ids are made from the
+        texts, and equal texts are merged. A ``DatasetDict`` with the tables corpus, queries and
+        qrels, as ``to_hf_dataset`` makes it, keeps its ids.
+
+        Raises:
+            ConfigurationError: A column was not found, or ``data`` is several splits.
+            DatasetError: Rows lack texts.
+        """
+        read = huggingface.read_hf_dataset(
+            data,
+            query_column=query_column,
+            positive_column=positive_column,
+            negative_columns=negative_columns,
+        )
+        return cls(**read._asdict())
+
+    def to_hf_dataset(self, layout: huggingface.Layout = "retrieval") -> Any:
+        """Return the dataset in the types of Hugging Face ``datasets``.
+
+        Args:
+            layout: ``"retrieval"``: a ``DatasetDict`` of the tables corpus, queries and qrels,
+                which holds everything; ``"pairs"``: a ``Dataset`` of anchor and positive;
+                ``"triplets"``: of anchor, positive and negative, for queries with hard negatives.
+
+        Raises:
+            ConfigurationError: ``layout`` is unknown.
+            DatasetError: Triplets are asked for and there are no hard negatives.
+        """
+        huggingface.check_layout(layout)
+        if layout == "retrieval":
+            return huggingface.to_hf_tables(self.queries, self.corpus, self._judgements())
+        return huggingface.to_hf_rows(
+            layout, self.queries, self.corpus, self.relevant_docs, self.hard_negatives or {}
+        )
+
+    @classmethod
+    def from_argilla(
+        cls,
+        records: Iterable[Any],
+        *,
+        query_field: str | None = None,
+        positive_field: str | None = None,
+        negative_fields: str | Sequence[str] | None = None,
+        label_question: str | None = None,
+        relevant_labels: Collection[Any] = ("yes",),
+    ) -> Self:
+        """Make a dataset of Argilla records, or of the dictionaries that they export.
+
+        Fields are found as ``from_hf_dataset`` finds columns. With ``label_question``, a record's
+        document is relevant when the label that most people submitted (without any, the suggested
+        one) is in ``relevant_labels``, and otherwise a hard negative of its query; records with no
+        label or a tie are left out.
+
+        Raises:
+            ConfigurationError: A field was not found.
+            DatasetError: There are no records, or none is relevant, or texts are missing.
+        """
+        read = argilla.read_argilla(
+            records,
+            query_field=query_field,
+            positive_field=positive_field,
+            negative_fields=negative_fields,
+            label_question=label_question,
+            relevant_labels=relevant_labels,
+        )
+        return cls(**read._asdict())
+
+    @classmethod
+    def from_labelled_rag_dataset(cls, data: Any) -> Self:
+        """Make a dataset of a LlamaIndex ``LabelledRagDataset``: its reference contexts.
+
+        Args:
+            data: The object, or the path of its JSON file (``rag_dataset.json``).
+
+        Raises:
+            DatasetFileError: The file holds something else.
+            DatasetError: Examples lack their contexts.
+        """
+        return cls(**llama_datasets.read_labelled_rag_dataset(data)._asdict())
+
+    def _fields(self) -> Iterator[tuple[str, Any]]:
+        """Yield what a file holds, without copying it."""
+        return ((name, value) for name, value in self if value is not None)
+
+    def _judgements(self) -> Iterator[beir.Judgement]:
+        return beir.judgements_of(self.queries, self.relevant_docs, self.hard_negatives or {})
+
+    def _relevant_ids(self, query_ids: Collection[str]) -> set[str]:
+        return {docid for qid in query_ids for docid in self.relevant_docs[qid]}
+
+    def _part(self, part: splitting.Part) -> Self:
+        hard_negatives = None
+        if self.hard_negatives is not None:
+            hard_negatives = {
+                qid: [docid for docid in self.hard_negatives[qid] if docid in part.corpus]
+                for qid in part.query_ids
+                if qid in self.hard_negatives
+            }
+        return type(self)(
+            queries={qid: self.queries[qid] for qid in part.query_ids},
+            corpus=part.corpus,
+            relevant_docs={qid: self.relevant_docs[qid] for qid in part.query_ids},
+            hard_negatives=hard_negatives,
+        )

@@ -7,6 +7,7 @@ is relevant to a query is never its negative, under whatever id it stands in the
 from collections import defaultdict
 
 from llama_index.finetuning.embeddings.dataset import EmbeddingQAFinetuneDataset
+from llama_index.finetuning.embeddings.duplicates import text_key
 
 
 class RelevanceIndex:
@@ -23,11 +24,11 @@ class RelevanceIndex:
     def __init__(self, dataset: EmbeddingQAFinetuneDataset) -> None:
         keys: dict[str, int] = {}
         self.key_of: dict[str, int] = {
-            docid: keys.setdefault(_normalised(text), len(keys))
+            docid: keys.setdefault(text_key(text), len(keys))
             for docid, text in dataset.corpus.items()
         }
         self.n_keys = len(keys)
-        self._text_of = {qid: _normalised(text) for qid, text in dataset.queries.items()}
+        self._text_of = {qid: text_key(text) for qid, text in dataset.queries.items()}
         relevant: defaultdict[str, set[int]] = defaultdict(set)
         for qid, text in self._text_of.items():
             relevant[text].update(self.key_of[docid] for docid in dataset.relevant_docs[qid])
@@ -40,7 +41,3 @@ class RelevanceIndex:
     def is_relevant(self, query_id: str, document_id: str) -> bool:
         """Tell whether a document, or one of the same text, is relevant to a query."""
         return self.key_of[document_id] in self.relevant_keys(query_id)
-
-
-def _normalised(text: str) -> str:
-    return " ".join(text.split())

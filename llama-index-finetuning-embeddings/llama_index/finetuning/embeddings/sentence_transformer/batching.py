@@ -13,7 +13,7 @@ from llama_index.finetuning.embeddings.sentence_transformer.rows import RowKeys
 _MAX_OPEN = 256
 
 
-class FalseNegativeFreeBatchSampler(DefaultBatchSampler):
+class FalseNegativeFreeBatchSampler(DefaultBatchSampler):  # type: ignore[misc]
     """Shuffled batches in which no row's document is relevant to another row's query.
 
     Rows are shuffled by seed and epoch, and each goes to the first open batch in which it makes

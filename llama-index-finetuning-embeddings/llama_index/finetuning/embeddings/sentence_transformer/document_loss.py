@@ -82,7 +82,7 @@ class DocumentRankingLoss(nn.Module):
         lines, columns = (targets == POSITIVE).nonzero(as_tuple=True)
         scores = (queries @ documents.T * self.scale)[lines]
         hidden = (targets == POSITIVE) | (targets == MASKED)
-        hidden = hidden[lines].scatter(1, columns[:, None], False)  # noqa: FBT003
+        hidden = hidden[lines].scatter(1, columns[:, None], False)
         return functional.cross_entropy(scores.masked_fill(hidden, float("-inf")), columns)
 
     def _encode(self, sides: list[Features]) -> list[Tensor]:

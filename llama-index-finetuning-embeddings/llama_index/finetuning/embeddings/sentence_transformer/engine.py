@@ -14,6 +14,7 @@ from typing import Any
 
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from sentence_transformers import SentenceTransformer
+from sentence_transformers import SentenceTransformerTrainingArguments as TrainingArguments
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback, set_seed
 
 from llama_index.finetuning.embeddings.base import BaseFinetuningEngine
@@ -39,7 +40,6 @@ from llama_index.finetuning.embeddings.sentence_transformer.training import (
     CheckpointSeal,
     Progress,
     Trainer,
-    TrainingArguments,
     last_checkpoint,
     merge_training_args,
 )
@@ -180,7 +180,8 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
         self.callbacks = list(callbacks or [])
         self.seed = seed
         check_places(Path(self.model_output_path), self.checkpoint_path)
-        merge_training_args(self._default_training_args("unused", "fp32"), training_args, {})
+        usual = self._default_training_args("unused", precision="fp32", use_cpu=True)
+        merge_training_args(usual, training_args, {})
 
         self.model = self._load_model()
         set_seed(seed)
@@ -239,7 +240,9 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
             seed=self.seed,
         )
 
-    def _default_training_args(self, output_dir: str, precision: str) -> dict[str, Any]:
+    def _default_training_args(
+        self, output_dir: str, *, precision: str, use_cpu: bool
+    ) -> dict[str, Any]:
         strategy = "epoch" if self.evaluation_steps == 0 else "steps"
         return {
             "output_dir": output_dir,
@@ -257,7 +260,7 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
             "report_to": "none",
             "disable_tqdm": not self.show_progress_bar,
             "seed": self.seed,
-            "use_cpu": self.device is not None and str(self.device).startswith("cpu"),
+            "use_cpu": use_cpu,
             **upstream.warmup_argument(0.1),
         }
 
@@ -276,10 +279,13 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
         self.dataset.check()
         output = Path(self.model_output_path)
         check_places(output, self.checkpoint_path)
-        precision = choose_precision(self.precision, self.model.device)
+        device = self.model.device
+        precision = choose_precision(self.precision, device)
         with self._work_folder() as folder:
             args = merge_training_args(
-                self._default_training_args(str(folder), precision),
+                self._default_training_args(
+                    str(folder), precision=precision, use_cpu=device.type == "cpu"
+                ),
                 self.training_args,
                 train_kwargs,
             )
@@ -321,7 +327,7 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
             texts = [prefix + self.dataset.corpus[docid] for docid in self._training_documents()]
             chosen = choose_max_seq_length(self.model, token_lengths(texts, self.model))
         if chosen is not None:
-            set_max_seq_length(self.model, chosen)
+            set_max_seq_length(self.model, int(chosen))
 
     def _training_documents(self) -> list[str]:
         relevant = self.dataset.relevant_docs
@@ -441,7 +447,8 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
             "trust_remote_code": self.trust_remote_code,
             "device": None if self.device is None else str(self.device),
         }
-        return HuggingFaceEmbedding(**{**usual, **model_kwargs})
+        embed_model: BaseEmbedding = HuggingFaceEmbedding(**{**usual, **model_kwargs})
+        return embed_model
 
     def push_to_hub(self, repo_id: str, **kwargs: Any) -> str:
         """Upload the finetuned folder, model card included, to the Hugging Face Hub.

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from sentence_transformers import SentenceTransformer
 from torch import nn
@@ -65,7 +65,7 @@ def loss_format(loss: nn.Module) -> LossFormat:
     """
     names = [cls.__name__ for cls in type(loss).__mro__]
     if any(name in _WRAPPERS for name in names):
-        return loss_format(loss.loss)
+        return loss_format(cast(nn.Module, loss.loss))
     for name in names:
         if name in _UNSUPPORTED:
             raise ConfigurationError(

@@ -102,7 +102,7 @@ def build_task(
         bound = upstream.losses().MatryoshkaLoss(model, bound, list(matryoshka_dims))
     laid_out = rows.build_rows(dataset, loss_format(bound), use_all_docs=use_all_docs, seed=seed)
     texts = [name for name in laid_out.columns if name != "label"]
-    prompts = {name: text_prompt for name in texts} | {texts[0]: query_prompt}
+    prompts = dict.fromkeys(texts, text_prompt) | {texts[0]: query_prompt}
     return Task(
         batching=batching,
         rows=Dataset.from_dict(laid_out.columns),

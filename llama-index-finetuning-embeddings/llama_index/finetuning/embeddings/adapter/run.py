@@ -1,0 +1,286 @@
+"""One training run: choose how far to go, train, keep the best, and say what came of it."""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from llama_index.finetuning.embeddings.adapter.options import TrainingOptions
+from llama_index.finetuning.embeddings.adapter.scoring import Scorer, adapted
+from llama_index.finetuning.embeddings.adapter.selection import (
+    Choice,
+    copy_of,
+    cross_validate,
+    n_folds,
+    n_repeats,
+    pulls,
+    train_in_stages,
+)
+from llama_index.finetuning.embeddings.adapter.training import steps_per_epoch
+from llama_index.finetuning.embeddings.adapter.vectors import Rows, TrainingSet
+from llama_index.finetuning.embeddings.evaluation.evaluate import evaluate_vectors
+
+logger = logging.getLogger(__name__)
+
+_METRIC = "ndcg@10"
+_LOG_RECORDS = 200
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """A dataset as vectors.
+
+    Attributes:
+        queries: One row per query, in the order of the dataset.
+        documents: One row per row number of ``rows``.
+        rows: Which documents belong to which query.
+    """
+
+    queries: Tensor
+    documents: Tensor
+    rows: Rows
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a run.
+
+    Attributes:
+        is_base: The base is handed back, not what was trained.
+        report: What happened, in words.
+        metrics: ``before`` and ``after``, where they were measured.
+        log: Records of ``step`` and ``loss``, or of ``step`` and the validation metric.
+    """
+
+    is_base: bool
+    report: str
+    metrics: dict[str, Any]
+    log: list[dict[str, float]]
+
+
+@dataclass
+class _Best:
+    """The best weights seen on the validation set; None are the base's."""
+
+    score: float
+    weights: dict[str, Tensor] | None = None
+    step: int = 0
+    looks_since: int = 0
+
+    def offer(self, score: float, adapter: nn.Module, step: int) -> None:
+        self.looks_since += 1
+        if score > self.score:
+            self.score, self.weights, self.step, self.looks_since = score, copy_of(adapter), step, 0
+
+
+class Run:
+    """Train an adapter in place.
+
+    Args:
+        adapter: The adapter.
+        vectors: The training set, as the base embeds it.
+        validation: The validation set, if any.
+        options: How to train.
+        save_checkpoint: Called with the number of each step that is to be kept.
+    """
+
+    def __init__(
+        self,
+        adapter: nn.Module,
+        vectors: Vectors,
+        validation: Vectors | None,
+        options: TrainingOptions,
+        *,
+        save_checkpoint: Callable[[int], None],
+    ) -> None:
+        self._adapter = adapter.to(vectors.queries.device)
+        self._options = options
+        self._vectors = self._prepared(vectors)
+        self._validation = None if validation is None else self._prepared(validation)
+        self._save_checkpoint = save_checkpoint
+        self._log: list[dict[str, float]] = []
+
+    def outcome(self) -> Outcome:
+        """Train, leave the chosen weights in the adapter, and tell what came of it."""
+        device = self._vectors.queries.device
+        # Custom adapters may draw from torch's own generator; it is handed back as it was.
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(self._options.seed)
+            if self._validation is not None:
+                return self._validated(self._validation)
+            if self._options.auto:
+                return self._cross_validated()
+            steps = self._train(pulls(self._options))
+        return Outcome(
+            is_base=False,
+            report=(
+                f"Trained for {steps:,} steps as told. Whether that helps was not measured: pass "
+                "val_dataset, or auto=True."
+            ),
+            metrics={},
+            log=self._log,
+        )
+
+    def _validated(self, validation: Vectors) -> Outcome:
+        scorer = Scorer(
+            validation.queries,
+            validation.documents,
+            validation.rows.relevant,
+            self._options.transform,
+        )
+        before = self._metrics(validation, None)
+        best = _Best(float(scorer(None).mean()))
+        best.offer(float(scorer(self._adapter).mean()), self._adapter, 0)
+        steps = self._train(pulls(self._options), scorer, best)
+        if best.weights is None:
+            after = before
+            report = (
+                f"No step of {steps:,} was better than the base on the validation set (nDCG@10 "
+                f"{before[_METRIC]:.4f}): the base is handed back unchanged."
+            )
+        else:
+            self._adapter.load_state_dict(best.weights)
+            after = self._metrics(validation, self._adapter)
+            report = (
+                f"nDCG@10 on the validation set: {before[_METRIC]:.4f} before, "
+                f"{after[_METRIC]:.4f} after (best of {steps:,} steps: {best.step:,})."
+            )
+        metrics = {"before": before, "after": after, "best_step": best.step}
+        return Outcome(best.weights is None, report, metrics, self._log)
+
+    def _cross_validated(self) -> Outcome:
+        folds = n_folds(self._vectors.rows)
+        if folds < 2:
+            report = (
+                "All queries share their documents, so that none can be held out to see whether "
+                "training helps: the base is handed back unchanged. Pass val_dataset, or "
+                "auto=False to train all the same."
+            )
+            return Outcome(True, report, {}, [])
+        trainings = folds * n_repeats(len(self._vectors.queries))
+        with self._bar(trainings * self._n_steps(len(pulls(self._options))), "Choosing") as bar:
+            choice = cross_validate(
+                self._adapter,
+                self._vectors.queries,
+                self._vectors.documents,
+                self._vectors.rows,
+                self._options,
+                after_step=lambda _: bool(bar.update()) and False,
+            )
+        gain = 0.0
+        if choice.stages is not None:
+            self._train(pulls(self._options)[: choice.stages])
+            gain = choice.gains[choice.stages]
+        metrics = {
+            "before": {_METRIC: choice.before},
+            "after": {_METRIC: choice.before + gain},
+            "cross_validation": {
+                "pulls": pulls(self._options),
+                "gains": choice.gains[1:],
+                "standard_errors": choice.errors[1:],
+            },
+        }
+        return Outcome(choice.stages is None, _in_words(choice, folds), metrics, self._log)
+
+    def _train(
+        self,
+        stages: Sequence[float],
+        scorer: Scorer | None = None,
+        best: _Best | None = None,
+    ) -> int:
+        """Train in stages; returns the number of steps taken."""
+        options = self._options
+        data = self._training_set()
+        n_steps = self._n_steps(len(stages))
+        log_every = max(1, n_steps // _LOG_RECORDS)
+        look_every = options.evaluation_steps or steps_per_epoch(options, len(data.pairs))
+        step = 0
+        losses: list[float] = []
+
+        def after_step(loss: float) -> bool:
+            nonlocal step
+            step += 1
+            bar.update()
+            losses.append(loss)
+            if options.verbose:
+                logger.info("Step %d of %d: loss %.4f", step, n_steps, loss)
+            if step % log_every == 0 or step == n_steps:
+                self._log.append({"step": step, "loss": sum(losses) / len(losses)})
+                losses.clear()
+            if options.checkpoint_path is not None and step % options.checkpoint_save_steps == 0:
+                self._save_checkpoint(step)
+            if scorer is None or best is None or (step % look_every and step < n_steps):
+                return False
+            score = float(scorer(self._adapter).mean())
+            self._log.append({"step": step, _METRIC: score})
+            best.offer(score, self._adapter, step)
+            return best.looks_since >= options.patience
+
+        with self._bar(n_steps, "Training") as bar:
+            train_in_stages(self._adapter, data, options, stages, after_step=after_step)
+        return step
+
+    def _training_set(self) -> TrainingSet:
+        vectors = self._vectors
+        return TrainingSet(
+            vectors.queries,
+            vectors.documents,
+            vectors.rows,
+            self._options.negatives,
+            use=range(len(vectors.queries)),
+        )
+
+    def _n_steps(self, n_stages: int) -> int:
+        n_pairs = sum(len(own) for own in self._vectors.rows.positives)
+        return n_stages * self._options.epochs * steps_per_epoch(self._options, n_pairs)
+
+    def _prepared(self, vectors: Vectors) -> Vectors:
+        """Scale documents to length one once, unless the adapter is to get them as they are."""
+        if self._options.transform == "both":
+            return vectors
+        return Vectors(vectors.queries, F.normalize(vectors.documents, dim=-1), vectors.rows)
+
+    def _metrics(self, validation: Vectors, adapter: nn.Module | None) -> dict[str, float]:
+        dataset = self._options.val_dataset
+        if dataset is None:
+            return {}
+        queries, documents = validation.queries, validation.documents
+        if adapter is not None:
+            queries = adapted(adapter, queries)
+            if self._options.transform == "both":
+                documents = adapted(adapter, documents)
+        row_of = validation.rows.row_of
+        rows = [row_of[docid] for docid in dataset.corpus]
+        return evaluate_vectors(
+            queries.cpu().numpy(), documents.cpu().numpy()[rows], dataset
+        ).metrics
+
+    def _bar(self, total: int, description: str) -> "tqdm[Any]":
+        return tqdm(
+            total=total,
+            desc=description,
+            unit="step",
+            disable=not self._options.show_progress_bar,
+        )
+
+
+def _in_words(choice: Choice, folds: int) -> str:
+    """Tell what cross-validation found."""
+    found = f"By {folds}-fold cross-validation over documents (nDCG@10 of the base there "
+    found += f"{choice.before:.4f})"
+    if choice.stages is None:
+        best = max(range(len(choice.gains)), key=lambda stage: choice.gains[stage])
+        return (
+            f"{found}, no strength of training is measurably better than the base (best: "
+            f"{choice.gains[best]:+.4f} ± {choice.errors[best]:.4f}): the base is handed back "
+            "unchanged."
+        )
+    return (
+        f"{found}, the chosen strength of training ({choice.stages} of {len(choice.gains) - 1}) "
+        f"gains {choice.gains[choice.stages]:+.4f} ± {choice.errors[choice.stages]:.4f}."
+    )

@@ -1,0 +1,205 @@
+"""An embedding model with an adapter behind it."""
+
+import logging
+import os
+from typing import Any
+
+import numpy as np
+import torch
+from llama_index.core.base.embeddings.base import BaseEmbedding
+from llama_index.core.bridge.pydantic import Field, PrivateAttr
+from llama_index.core.callbacks import CallbackManager
+from llama_index.core.constants import DEFAULT_EMBED_BATCH_SIZE
+from llama_index.core.utils import infer_torch_device
+from numpy.typing import NDArray
+
+from llama_index.finetuning.embeddings.adapter_embedding.export import (
+    as_matrix,
+    export_sentence_transformer,
+)
+from llama_index.finetuning.embeddings.adapter_embedding.limits import await_for, wait_for
+from llama_index.finetuning.embeddings.adapters import load_adapter
+from llama_index.finetuning.embeddings.encoding import embed_queries, stated_dimension
+from llama_index.finetuning.embeddings.errors import ConfigurationError, ModelFolderError
+
+logger = logging.getLogger(__name__)
+
+_UNIT_TOLERANCE = 1e-3
+
+
+class AdapterEmbeddingModel(BaseEmbedding):
+    """Any embedding model with a trained adapter on its query vectors, or on both sides.
+
+    A batch goes through the base's batch call (the async one in async calls) and then through
+    the adapter in one product. Where the base gives vectors of length one, so does this model.
+    Calls may come from many threads at once.
+
+    Args:
+        base_embed_model: The model that the adapter was trained on.
+        adapter_path: The adapter's folder, of this package or of the retired one.
+        adapter_cls: The adapter's class, needed where it is not of this package.
+        transform_query: False leaves the adapter out altogether, to see what the base gives.
+            Whether texts are transformed too is what the adapter's folder says.
+        device: Where the adapter runs; default: the best that torch finds.
+        embed_batch_size: Texts per call; left at the default, the base's own.
+        callback_manager: LlamaIndex's callbacks for the calls of this model.
+
+    Raises:
+        ModelFolderError: The folder holds no adapter, one of another class, or one for vectors
+            of another length; where the base does not tell its length beforehand, this comes
+            with the first vector.
+    """
+
+    base_model_name: str = Field(description="Name of the model that the adapter stands behind.")
+    adapter_path: str = Field(description="The adapter's folder.")
+    adapter_class: str = Field(description="Name of the adapter's class.")
+    transform: str = Field(description="Whose vectors are transformed: query, both or none.")
+    _base_embed_model: BaseEmbedding = PrivateAttr()
+    _adapter: torch.nn.Module = PrivateAttr()
+    _dimension: int | None = PrivateAttr()
+    _target_device: torch.device = PrivateAttr()
+
+    def __init__(
+        self,
+        base_embed_model: BaseEmbedding,
+        adapter_path: str,
+        adapter_cls: type[Any] | None = None,
+        transform_query: bool = True,
+        device: str | None = None,
+        embed_batch_size: int = DEFAULT_EMBED_BATCH_SIZE,
+        callback_manager: CallbackManager | None = None,
+    ) -> None:
+        if not isinstance(base_embed_model, BaseEmbedding):
+            raise ConfigurationError(
+                "'base_embed_model' must be a LlamaIndex BaseEmbedding (got "
+                f"{type(base_embed_model).__name__})."
+            )
+        adapter, description = load_adapter(adapter_path, adapter_cls)
+        transform = description.transform if transform_query else "none"
+        if embed_batch_size == DEFAULT_EMBED_BATCH_SIZE:
+            embed_batch_size = base_embed_model.embed_batch_size
+        super().__init__(  # type: ignore[call-arg]
+            model_name=f"{base_embed_model.model_name} + {type(adapter).__name__} ({transform})",
+            embed_batch_size=embed_batch_size,
+            callback_manager=callback_manager or CallbackManager([]),
+            base_model_name=base_embed_model.model_name,
+            adapter_path=os.fspath(adapter_path),
+            adapter_class=type(adapter).__name__,
+            transform=transform,
+        )
+        self._base_embed_model = base_embed_model
+        self._target_device = torch.device(device or infer_torch_device())
+        self._adapter = adapter.eval().to(self._target_device)
+        self._dimension = description.dimension or getattr(adapter, "in_features", None)
+        self._check_dimension(stated_dimension(base_embed_model))
+        if description.base_model not in (None, base_embed_model.model_name):
+            logger.warning(
+                "The adapter in %r was trained on %r and now stands behind %r: it only helps if "
+                "the two are the same model.",
+                self.adapter_path,
+                description.base_model,
+                base_embed_model.model_name,
+            )
+
+    @classmethod
+    def class_name(cls) -> str:
+        """Return the name that LlamaIndex uses in events and serialised models."""
+        return "AdapterEmbeddingModel"
+
+    @property
+    def base_embed_model(self) -> BaseEmbedding:
+        """The model that the adapter stands behind."""
+        return self._base_embed_model
+
+    @property
+    def adapter(self) -> torch.nn.Module:
+        """The adapter, in evaluation mode."""
+        return self._adapter
+
+    def to_numpy(self) -> NDArray[np.float32]:
+        """Return the matrix ``W`` of a linear adapter, for use in any other store or language.
+
+        An adapted vector is ``W @ vector``, then scaled to length one where the base's are.
+
+        Returns:
+            Shape ``(out_features, in_features)``.
+
+        Raises:
+            ConfigurationError: The adapter is not linear, or has a bias.
+        """
+        return as_matrix(self._adapter)
+
+    def export_sentence_transformer(self, output_path: str | os.PathLike[str]) -> str:
+        """Write base and adapter as one plain Sentence Transformers folder.
+
+        ``resolve_embed_model("local:...")`` loads it and gives the vectors that this model gives.
+
+        Args:
+            output_path: The folder to write.
+
+        Returns:
+            The folder's path.
+
+        Raises:
+            ConfigurationError: The adapter transforms queries alone, is not linear, or the base
+                is no local Sentence Transformer.
+            OutputError: The folder can't be written.
+        """
+        if self.transform != "both":
+            raise ConfigurationError(
+                "'transform' must be 'both' for an export to one Sentence Transformers folder, "
+                f"which treats queries and texts alike (got {self.transform!r}). Train with "
+                "transform='both', or keep the adapter's folder and use load_finetuned_model."
+            )
+        return export_sentence_transformer(self._base_embed_model, self._adapter, output_path)
+
+    def get_query_embedding_batch(self, queries: list[str]) -> list[list[float]]:
+        """Embed many queries, in one call of the base where it has one for queries."""
+        return self._adapted(embed_queries(self._base_embed_model, queries), "query")
+
+    def _get_query_embedding(self, query: str) -> list[float]:
+        vector = wait_for(self._base_embed_model)._get_query_embedding(query)
+        return self._adapted([vector], "query")[0]
+
+    async def _aget_query_embedding(self, query: str) -> list[float]:
+        base = await await_for(self._base_embed_model)
+        return self._adapted([await base._aget_query_embedding(query)], "query")[0]
+
+    def _get_text_embedding(self, text: str) -> list[float]:
+        vector = wait_for(self._base_embed_model)._get_text_embedding(text)
+        return self._adapted([vector], "text")[0]
+
+    async def _aget_text_embedding(self, text: str) -> list[float]:
+        base = await await_for(self._base_embed_model)
+        return self._adapted([await base._aget_text_embedding(text)], "text")[0]
+
+    def _get_text_embeddings(self, texts: list[str]) -> list[list[float]]:
+        return self._adapted(wait_for(self._base_embed_model)._get_text_embeddings(texts), "text")
+
+    async def _aget_text_embeddings(self, texts: list[str]) -> list[list[float]]:
+        base = await await_for(self._base_embed_model)
+        return self._adapted(await base._aget_text_embeddings(texts), "text")
+
+    def _adapted(self, vectors: list[list[float]], side: str) -> list[list[float]]:
+        if not vectors or self.transform not in (side, "both"):
+            return vectors
+        rows = np.asarray(vectors, dtype=np.float32)
+        self._check_dimension(rows.shape[1])
+        with torch.inference_mode():
+            adapted = self._adapter(torch.from_numpy(rows).to(self._target_device)).cpu().numpy()
+        unit = np.abs(np.linalg.norm(rows, axis=1) - 1.0) < _UNIT_TOLERANCE
+        adapted[unit] /= np.linalg.norm(adapted[unit], axis=1, keepdims=True)
+        found: list[list[float]] = adapted.tolist()
+        return found
+
+    def _check_dimension(self, dimension: int | None) -> None:
+        if None not in (dimension, self._dimension) and dimension != self._dimension:
+            raise ModelFolderError(
+                f"The adapter in {self.adapter_path!r} is for vectors of {self._dimension} "
+                f"dimensions, and those of {self.base_model_name!r} have {dimension}. Use the "
+                "model that it was trained on, or train one for this model."
+            )
+
+
+# The retired package's older name for the same class.
+LinearAdapterEmbeddingModel = AdapterEmbeddingModel

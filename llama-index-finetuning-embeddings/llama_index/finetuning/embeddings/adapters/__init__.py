@@ -1,0 +1,30 @@
+"""Small networks over finished vectors, and the folders that they are kept in."""
+
+from llama_index.finetuning.embeddings.adapters.folder import (
+    AdapterDescription,
+    Transform,
+    describe_adapter_folder,
+    is_adapter_folder,
+)
+from llama_index.finetuning.embeddings.adapters.layers import (
+    BaseAdapter,
+    LinearLayer,
+    LowRankAdapter,
+    TwoLayerNN,
+    get_activation_function,
+)
+from llama_index.finetuning.embeddings.adapters.registry import load_adapter, save_adapter
+
+__all__ = [
+    "AdapterDescription",
+    "BaseAdapter",
+    "LinearLayer",
+    "LowRankAdapter",
+    "Transform",
+    "TwoLayerNN",
+    "describe_adapter_folder",
+    "get_activation_function",
+    "is_adapter_folder",
+    "load_adapter",
+    "save_adapter",
+]

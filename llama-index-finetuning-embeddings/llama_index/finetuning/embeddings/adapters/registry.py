@@ -1,0 +1,124 @@
+"""Save and load adapters of any class, also of classes that save themselves."""
+
+import os
+from pathlib import Path
+from typing import Any, cast
+
+from llama_index.core.base.embeddings.base import BaseEmbedding
+
+from llama_index.finetuning.embeddings.adapters.folder import (
+    AdapterDescription,
+    Transform,
+    describe_adapter_folder,
+    write_adapter,
+)
+from llama_index.finetuning.embeddings.adapters.layers import (
+    BaseAdapter,
+    LinearLayer,
+    LowRankAdapter,
+    TwoLayerNN,
+)
+from llama_index.finetuning.embeddings.errors import ModelFolderError
+
+# What HuggingFaceEmbedding needs to give the same vectors again.
+_SETTINGS = ("max_length", "normalize", "query_instruction", "text_instruction")
+_CLASSES: dict[str, type[BaseAdapter]] = {
+    cls.__name__: cls for cls in (LinearLayer, LowRankAdapter, TwoLayerNN)
+}
+
+
+def saves_itself(adapter: object) -> bool:
+    """Tell whether an adapter writes its folder in a way of its own.
+
+    That is one that overrides ``BaseAdapter.save``, or one of the retired package's classes.
+    """
+    return not isinstance(adapter, BaseAdapter) or type(adapter).save is not BaseAdapter.save
+
+
+def save_adapter(
+    adapter: BaseAdapter,
+    folder: Path,
+    *,
+    transform: Transform,
+    embed_model: BaseEmbedding,
+    dimension: int,
+) -> None:
+    """Write an adapter, and what it was trained on, into a folder that is being filled.
+
+    Args:
+        adapter: The adapter.
+        folder: The folder.
+        transform: Whose vectors it is for.
+        embed_model: The model that it was trained on.
+        dimension: Length of that model's vectors.
+    """
+    if saves_itself(adapter):
+        adapter.save(str(folder))
+        return
+    description = AdapterDescription(
+        adapter_class=type(adapter).__name__,
+        adapter_config=adapter.get_config_dict(),
+        transform=transform,
+        base_model=embed_model.model_name,
+        base_class=embed_model.class_name(),
+        base_settings={
+            name: getattr(embed_model, name)
+            for name in _SETTINGS
+            if getattr(embed_model, name, None) is not None
+        },
+        dimension=dimension,
+    )
+    write_adapter(adapter, folder, description)
+
+
+def load_adapter(
+    path: str | os.PathLike[str], adapter_cls: type[Any] | None = None
+) -> tuple[BaseAdapter, AdapterDescription]:
+    """Read an adapter, and what its folder says of it.
+
+    Args:
+        path: A folder of this package or of the retired one.
+        adapter_cls: The adapter's class; needed for classes that are not of this package.
+
+    Raises:
+        ModelFolderError: The folder holds no adapter, or not one of this class.
+    """
+    if adapter_cls is not None and not issubclass(adapter_cls, BaseAdapter):
+        return _load_foreign(path, adapter_cls), AdapterDescription(adapter_config={})
+    if adapter_cls is not None and adapter_cls.load.__func__ is not BaseAdapter.load.__func__:  # type: ignore[attr-defined]
+        return adapter_cls.load(str(path)), AdapterDescription(adapter_config={})
+    description = describe_adapter_folder(path)
+    cls = adapter_cls or _class_of(path, description)
+    return cls.load(path), description
+
+
+def _class_of(path: str | os.PathLike[str], description: AdapterDescription) -> type[BaseAdapter]:
+    if description.adapter_class is not None:
+        cls = _CLASSES.get(description.adapter_class)
+        if cls is None:
+            raise ModelFolderError(
+                f"{str(path)!r} holds an adapter of the class {description.adapter_class!r}, "
+                "which is not of this package. Pass the class as 'adapter_cls'."
+            )
+        return cls
+    # The retired package wrote no class; the arguments of its two classes tell them apart.
+    names = set(description.adapter_config)
+    if names == {"in_features", "out_features", "bias"}:
+        return LinearLayer
+    if {"in_features", "hidden_features", "out_features", "activation_fn_str"} <= names:
+        return TwoLayerNN
+    raise ModelFolderError(
+        f"{str(path)!r} does not say which class its adapter is of (config.json: "
+        f"{sorted(names)}). Pass the class as 'adapter_cls'."
+    )
+
+
+def _load_foreign(path: str | os.PathLike[str], adapter_cls: type[Any]) -> BaseAdapter:
+    """Load through a class that shares the retired package's interface and no code with us."""
+    try:
+        return cast(BaseAdapter, adapter_cls.load(str(path)))
+    except (AttributeError, KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
+        raise ModelFolderError(
+            f"{adapter_cls.__name__}.load can't read {str(path)!r}: {error}. Pass a subclass of "
+            "this package's BaseAdapter, or the folder that this class wrote."
+        ) from error

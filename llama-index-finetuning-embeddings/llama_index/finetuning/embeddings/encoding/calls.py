@@ -1,0 +1,46 @@
+"""The calls that an embedding model offers, beyond those of its base class."""
+
+import sys
+from typing import Any
+
+from llama_index.core.base.embeddings.base import BaseEmbedding
+
+# Fields by which models tell their dimension, and those that only a model behind an API has.
+_DIMENSION_FIELDS = ("dimensions", "embed_dim", "dim", "output_dimensionality")
+_REMOTE_FIELDS = ("api_key", "api_base", "base_url", "api_url", "rate_limiter")
+
+
+def embed_queries(embed_model: BaseEmbedding, queries: list[str]) -> list[list[float]]:
+    """Embed queries in one call where the model can, otherwise one by one.
+
+    LlamaIndex has a batch call for texts and none for queries. The models of this package have
+    one, ``get_query_embedding_batch``; ``HuggingFaceEmbedding`` has a private one.
+    """
+    batch_call = getattr(embed_model, "get_query_embedding_batch", None)
+    if batch_call is not None:
+        found: list[list[float]] = batch_call(queries)
+        return found
+    huggingface = sys.modules.get("llama_index.embeddings.huggingface.base")
+    if huggingface is not None and type(embed_model) is huggingface.HuggingFaceEmbedding:
+        vectors: list[list[float]] = embed_model._embed(queries, prompt_name="query")  # type: ignore[attr-defined]
+        return vectors
+    return [embed_model.get_query_embedding(query) for query in queries]
+
+
+def is_remote(embed_model: BaseEmbedding) -> bool:
+    """Tell whether a model answers from behind an API, going by the fields that it has."""
+    return any(getattr(embed_model, field, None) is not None for field in _REMOTE_FIELDS)
+
+
+def stated_dimension(embed_model: BaseEmbedding) -> int | None:
+    """Return the length of a model's vectors where it can be told without embedding anything."""
+    inner: Any = getattr(embed_model, "_model", None)
+    for method in ("get_embedding_dimension", "get_sentence_embedding_dimension"):
+        if hasattr(inner, method):
+            dimension = getattr(inner, method)()
+            return dimension if isinstance(dimension, int) else None
+    for field in _DIMENSION_FIELDS:
+        value = getattr(embed_model, field, None)
+        if isinstance(value, int):
+            return value
+    return None

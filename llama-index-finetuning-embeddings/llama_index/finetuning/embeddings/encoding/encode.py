@@ -1,0 +1,275 @@
+"""Embed many texts, each distinct one exactly once."""
+
+import contextlib
+import itertools
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from typing import Literal
+
+import numpy as np
+from llama_index.core.base.embeddings.base import BaseEmbedding
+from numpy.typing import NDArray
+from tqdm.auto import tqdm
+
+from llama_index.finetuning.embeddings.encoding.cache import VectorCache
+from llama_index.finetuning.embeddings.encoding.calls import embed_queries, is_remote
+from llama_index.finetuning.embeddings.encoding.identity import identity
+from llama_index.finetuning.embeddings.errors import (
+    ConfigurationError,
+    EncodingError,
+    FinetuningError,
+)
+
+logger = logging.getLogger(__name__)
+
+Side = Literal["query", "text"]
+Vectors = Sequence[Sequence[float]]
+
+_REMOTE_WORKERS = 4
+_RETRY_WAITS = (1.0, 4.0)  # seconds before the second and the third try
+_MEMORY_BYTES = 2**30
+# Faults of the program or of its input, which a second try would only repeat.
+_PERMANENT = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    FinetuningError,
+    ImportError,
+    LookupError,
+    MemoryError,
+    NotImplementedError,
+    TypeError,
+    ValueError,
+)
+
+
+def encode(
+    embed_model: BaseEmbedding,
+    texts: Sequence[str],
+    side: Side,
+    *,
+    ids: Sequence[str] | None = None,
+    batch_size: int | None = None,
+    num_workers: int | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    show_progress: bool = False,
+) -> NDArray[np.float32]:
+    """Embed texts in batches, every distinct text exactly once.
+
+    Texts that are in the cache are read from there. The others go through the model's batch
+    call: longest first where the model is local, so that a batch holds texts of like length and
+    little padding; several calls at a time where it is behind an API. A call that fails for a
+    reason that may pass (no built-in error of a program) is tried three times. Every finished
+    batch is in the cache before the next one starts, whatever happens afterwards.
+
+    Args:
+        embed_model: Any LlamaIndex embedding model.
+        texts: The texts; they may repeat.
+        side: Embed as queries (with the model's query prompt) or as texts.
+        ids: A name for each text, used in error messages; default: its position.
+        batch_size: Texts per call; default: the model's own ``embed_batch_size``.
+        num_workers: Calls in flight at a time, each in a thread of its own; default: the
+            model's own ``num_workers``, or else 4 for a model with an API's fields and 1 for
+            any other. The model's rate limiter is heeded.
+        cache_dir: Folder of the on-disk cache; default: no cache. Vectors are kept by the
+            model's identity (see `identity`), the side and the text.
+        show_progress: Show a progress bar.
+
+    Returns:
+        Vectors as the model gave them, not normalised, shape ``(n_texts, dim)``, in the order
+        of ``texts``; memory-mapped to a temporary file beyond one GiB. ``(0, 0)`` for no texts.
+
+    Raises:
+        ConfigurationError: An argument has a value that can't work.
+        EncodingError: The model failed three times, or gave a vector that is not finite or not
+            of the same length as the others; the message names the text.
+        OutputError: The cache can't be written.
+    """
+    _check(embed_model, texts, side, ids)
+    for name, value in (("batch_size", batch_size), ("num_workers", num_workers)):
+        if value is not None and value < 1:
+            raise ConfigurationError(f"{name!r} must be at least 1 (got {value}).")
+    rows: dict[str, list[int]] = {}
+    for i, text in enumerate(texts):
+        rows.setdefault(text, []).append(i)
+    table = _Table(rows, ids)
+    with contextlib.ExitStack() as stack:
+        cache = None
+        if cache_dir is not None:
+            cache = stack.enter_context(VectorCache(cache_dir, identity(embed_model)))
+            for text, vector in cache.get(side, rows):
+                table.fill([text], vector[np.newaxis])
+        todo = table.missing()
+        bar = stack.enter_context(
+            tqdm(
+                total=len(todo),
+                desc=f"Embedding {'queries' if side == 'query' else 'texts'}",
+                unit="text",
+                disable=not show_progress or not todo,
+            )
+        )
+        size = stack.enter_context(_batch_size(embed_model, batch_size))
+        remote = is_remote(embed_model)
+        if not remote:
+            todo.sort(key=len, reverse=True)
+        workers = num_workers or embed_model.num_workers or (_REMOTE_WORKERS if remote else 1)
+        call = _patient_call(embed_model, side, table)
+        batches = (todo[start : start + size] for start in range(0, len(todo), size))
+        for batch, found in _calls(call, batches, workers):
+            vectors = table.fill(batch, found)
+            if cache is not None:
+                cache.put(side, batch, vectors)
+            bar.update(len(batch))
+    return table.vectors
+
+
+class _Table:
+    """The vectors of all texts, filled batch by batch; allocated when the first one tells dim."""
+
+    def __init__(self, rows: dict[str, list[int]], ids: Sequence[str] | None) -> None:
+        self._rows = rows
+        self._ids = ids
+        self._n_rows = sum(len(places) for places in rows.values())
+        self._filled: set[str] = set()
+        self.vectors: NDArray[np.float32] = np.zeros((0, 0), dtype=np.float32)
+
+    def missing(self) -> list[str]:
+        return [text for text in self._rows if text not in self._filled]
+
+    def name(self, text: str) -> str:
+        """Name a text for an error message: by its id where there is one."""
+        row = self._rows[text][0]
+        return repr(self._ids[row]) if self._ids is not None else f"number {row}"
+
+    def fill(self, texts: list[str], found: Vectors | NDArray[np.float32]) -> NDArray[np.float32]:
+        """Check and place the vectors of some texts; returns them, shape ``(n_texts, dim)``."""
+        if len(found) != len(texts):
+            raise EncodingError(
+                f"The embedding model gave {len(found)} vectors for {len(texts)} texts (first: "
+                f"{self.name(texts[0])})."
+            )
+        dim = self.vectors.shape[1] or len(found[0])
+        for text, vector in zip(texts, found, strict=True):
+            if len(vector) != dim or dim == 0:
+                raise EncodingError(
+                    f"The embedding model gave {len(vector)} dimensions for text "
+                    f"{self.name(text)} where the others have {dim}. All vectors must have the "
+                    "same length."
+                )
+        with np.errstate(over="ignore"):
+            vectors = np.asarray(found, dtype=np.float32)
+        finite = np.isfinite(vectors).all(axis=1)
+        if not finite.all():
+            text = texts[int(np.argmin(finite))]
+            raise EncodingError(
+                f"The embedding model gave a vector that is not finite for text "
+                f"{self.name(text)}: {text[:80]!r}. Remove the text, or try another precision."
+            )
+        if not self.vectors.size:
+            self.vectors = _allocate(self._n_rows, dim)
+        for text, vector in zip(texts, vectors, strict=True):
+            self.vectors[self._rows[text]] = vector
+        self._filled.update(texts)
+        return vectors
+
+
+def _allocate(n_rows: int, dim: int) -> NDArray[np.float32]:
+    if n_rows * dim * 4 <= _MEMORY_BYTES:
+        return np.empty((n_rows, dim), dtype=np.float32)
+    # The map keeps the file's space alive; closing the file frees its name.
+    with tempfile.TemporaryFile(prefix="embeddings-") as file:
+        return np.memmap(file, dtype=np.float32, mode="w+", shape=(n_rows, dim))
+
+
+def _patient_call(
+    embed_model: BaseEmbedding, side: Side, table: _Table
+) -> Callable[[list[str]], Vectors]:
+    """Return the model's batch call with retries, and its failure explained."""
+
+    def once(batch: list[str]) -> Vectors:
+        if side == "query":
+            return embed_queries(embed_model, batch)
+        return embed_model.get_text_embedding_batch(batch)
+
+    def call(batch: list[str]) -> Vectors:
+        for seconds in (*_RETRY_WAITS, None):
+            try:
+                return once(batch)
+            except Exception as error:
+                if seconds is None or isinstance(error, _PERMANENT):
+                    raise EncodingError(
+                        f"The embedding model {embed_model.model_name!r} failed on {len(batch)} "
+                        f"texts (first: {table.name(batch[0])}): {type(error).__name__}: {error}"
+                    ) from error
+                logger.warning("Embedding failed and is tried again in %g s: %s", seconds, error)
+                time.sleep(seconds)
+        raise NotImplementedError  # the loop returns or raises
+
+    return call
+
+
+def _calls(
+    call: Callable[[list[str]], Vectors],
+    batches: Iterable[list[str]],
+    workers: int,
+) -> Iterator[tuple[list[str], Vectors]]:
+    """Yield each batch with its vectors; after a failure, first those already under way."""
+    if workers == 1:
+        for batch in batches:
+            yield batch, call(batch)
+        return
+    todo = iter(batches)
+    running: dict[Future[Vectors], list[str]] = {}
+    failure: Exception | None = None
+    with ThreadPoolExecutor(workers, thread_name_prefix="encode") as pool:
+        while True:
+            if failure is None:
+                for batch in itertools.islice(todo, workers - len(running)):
+                    running[pool.submit(call, batch)] = batch
+            if not running:
+                break
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                batch = running.pop(future)
+                try:
+                    found = future.result()
+                except Exception as error:
+                    failure = failure or error
+                else:
+                    yield batch, found
+    if failure is not None:
+        raise failure
+
+
+@contextlib.contextmanager
+def _batch_size(embed_model: BaseEmbedding, size: int | None) -> Iterator[int]:
+    """Give the batch size, which the model's own batch call is made to follow for the moment."""
+    before = embed_model.embed_batch_size
+    if size is None or size == before:
+        yield before
+        return
+    embed_model.embed_batch_size = size
+    try:
+        yield size
+    finally:
+        embed_model.embed_batch_size = before
+
+
+def _check(
+    embed_model: BaseEmbedding, texts: Sequence[str], side: str, ids: Sequence[str] | None
+) -> None:
+    if not isinstance(embed_model, BaseEmbedding):
+        raise ConfigurationError(
+            f"'embed_model' must be a LlamaIndex BaseEmbedding (got "
+            f"{type(embed_model).__name__}). For a name or a folder, build one with "
+            "llama_index.core.embeddings.resolve_embed_model('local:...')."
+        )
+    if side not in ("query", "text"):
+        raise ConfigurationError(f"'side' must be in ('query', 'text') (got {side!r}).")
+    if ids is not None and len(ids) != len(texts):
+        raise ConfigurationError(
+            f"'ids' must name each text (got {len(ids)} ids for {len(texts)} texts)."
+        )

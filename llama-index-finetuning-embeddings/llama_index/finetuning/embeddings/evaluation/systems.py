@@ -1,0 +1,166 @@
+"""Evaluate several systems on one dataset: embedding models, BM25, and the fusion of both."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from llama_index.core.base.embeddings.base import BaseEmbedding
+
+from llama_index.finetuning.embeddings.dataset import EmbeddingQAFinetuneDataset
+from llama_index.finetuning.embeddings.errors import ConfigurationError, require
+from llama_index.finetuning.embeddings.evaluation.bm25 import bm25_rankings
+from llama_index.finetuning.embeddings.evaluation.evaluate import (
+    DEPTH,
+    RetrievalResult,
+    check_k_values,
+    encode_dataset,
+    evaluate_rankings,
+    evaluate_vectors,
+)
+from llama_index.finetuning.embeddings.evaluation.fusion import reciprocal_rank_fusion
+from llama_index.finetuning.embeddings.evaluation.judgements import Relevance, check_relevance
+from llama_index.finetuning.embeddings.evaluation.search import Similarity
+
+BM25 = "bm25"
+_BYTES_PER_NUMBER = 4
+
+
+@dataclass(frozen=True)
+class DimensionResult:
+    """How good retrieval is when only the first numbers of every vector are kept.
+
+    Attributes:
+        dim: Numbers kept.
+        metrics: System to the mean of the main metric; systems with shorter vectors are absent.
+    """
+
+    dim: int
+    metrics: dict[str, float]
+
+    def index_bytes(self, n_vectors: int) -> int:
+        """Return the memory of an index of so many float32 vectors, its overhead aside."""
+        return n_vectors * self.dim * _BYTES_PER_NUMBER
+
+
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """What all systems of a comparison share; see `evaluate_retrieval` for the meaning."""
+
+    k_values: Sequence[int]
+    similarity: Similarity = "cosine"
+    relevance: Relevance | None = None
+    cache_dir: str | os.PathLike[str] | None = None
+    show_progress: bool = False
+
+
+def evaluate_systems(
+    models: Mapping[str, BaseEmbedding],
+    dataset: EmbeddingQAFinetuneDataset,
+    options: EvaluationOptions,
+    *,
+    metric: str,
+    bm25: bool = False,
+    dims: Sequence[int] | None = None,
+) -> tuple[dict[str, RetrievalResult], list[DimensionResult]]:
+    """Evaluate models, one after the other, and what is compared with them.
+
+    A model that stands under two names is evaluated once.
+
+    Args:
+        models: Name to embedding model, at least one.
+        dataset: Queries, corpus and relevant documents.
+        options: Cut-offs, similarity and so on.
+        metric: The metric for the dimensions and for choosing the best model.
+        bm25: Add BM25, and its reciprocal-rank fusion with the best of the models.
+        dims: Also evaluate these prefixes of the vectors (Matryoshka embeddings, Kusupati et
+            al., 2022), and the whole vectors of every model.
+
+    Returns:
+        System to result, the models first, and the results by dimension, smallest first.
+
+    Raises:
+        ConfigurationError: An argument is out of range.
+        DatasetError: The judgements do not fit the dataset.
+        EncodingError: A model returned unusable vectors.
+        MissingExtraError: bm25s is needed and not installed.
+    """
+    _check(models, dataset, options, bm25, dims)
+    results: dict[str, RetrievalResult] = {}
+    by_dim: dict[int, dict[str, float]] = {}
+    for name, model in models.items():
+        twin = next((other for other in results if models[other] is model), None)
+        if twin is not None:
+            results[name] = results[twin]
+            for found in by_dim.values():
+                if twin in found:
+                    found[name] = found[twin]
+            continue
+        queries, documents = encode_dataset(
+            model, dataset, cache_dir=options.cache_dir, show_progress=options.show_progress
+        )
+        size = queries.shape[1]
+        for dim in sorted({*(dims or ()), size}):
+            if dim <= size:
+                result = evaluate_vectors(
+                    queries[:, :dim],
+                    documents[:, :dim],
+                    dataset,
+                    k_values=options.k_values,
+                    similarity=options.similarity,
+                    relevance=options.relevance,
+                )
+                by_dim.setdefault(dim, {})[name] = result.metrics[metric]
+        results[name] = result
+    if bm25:
+        best = max(results, key=lambda name: results[name].metrics[metric])
+        results[BM25], results[f"{BM25} + {best}"] = _lexical(dataset, results[best], options)
+    dimensions = [DimensionResult(dim, by_dim[dim]) for dim in sorted(by_dim)] if dims else []
+    return results, dimensions
+
+
+def _lexical(
+    dataset: EmbeddingQAFinetuneDataset, dense: RetrievalResult, options: EvaluationOptions
+) -> tuple[RetrievalResult, RetrievalResult]:
+    depth = max(DEPTH, *options.k_values)
+    lexical = bm25_rankings(dataset, depth)
+    fused = reciprocal_rank_fusion([lexical[0], dense.indices], depth=depth)
+    one, other = (
+        evaluate_rankings(
+            indices,
+            dataset,
+            scores=scores,
+            k_values=options.k_values,
+            relevance=options.relevance,
+        )
+        for indices, scores in (lexical, fused)
+    )
+    return one, other
+
+
+def _check(
+    models: Mapping[str, BaseEmbedding],
+    dataset: EmbeddingQAFinetuneDataset,
+    options: EvaluationOptions,
+    bm25: bool,
+    dims: Sequence[int] | None,
+) -> None:
+    check_k_values(options.k_values)
+    check_relevance(dataset, options.relevance)
+    if not models:
+        raise ConfigurationError("'models' must hold at least one embedding model (got none).")
+    for name, model in models.items():
+        if not isinstance(model, BaseEmbedding):
+            raise ConfigurationError(
+                f"'models' must map names to LlamaIndex embedding models (got "
+                f"{type(model).__name__} for {name!r})."
+            )
+    if dims is not None and (not dims or min(dims) < 1):
+        raise ConfigurationError(f"'dims' must hold sizes of at least 1 (got {tuple(dims)}).")
+    if bm25:
+        require("bm25s", extra="bm25", purpose="Comparing with BM25")
+        taken = [name for name in models if name.startswith(BM25)]
+        if taken:
+            raise ConfigurationError(
+                f"'models' must not use names that start with {BM25!r} when BM25 is added (got "
+                f"{taken})."
+            )

@@ -1,0 +1,42 @@
+"""LlamaIndex's ``LabelledRagDataset``: questions with the contexts that answer them."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from llama_index.finetuning.embeddings.errors import DatasetError, DatasetFileError
+from llama_index.finetuning.embeddings.files import read_json_object
+from llama_index.finetuning.embeddings.formats.contents import Contents, Row, from_rows
+
+
+def read_labelled_rag_dataset(data: Any) -> Contents:
+    """Read it; see ``EmbeddingQAFinetuneDataset.from_labelled_rag_dataset``.
+
+    Raises:
+        DatasetFileError: The file holds something else.
+        DatasetError: Examples lack their contexts.
+    """
+    examples = _read_examples(Path(data)) if isinstance(data, str | os.PathLike) else data.examples
+    if not examples:
+        raise DatasetError("The LabelledRagDataset has no examples.")
+    return from_rows(_rows(examples))
+
+
+def _rows(examples: list[Any]) -> Iterator[Row]:
+    for example in examples:
+        fields = example if isinstance(example, dict) else vars(example)
+        yield fields.get("query"), fields.get("reference_contexts") or [], []
+
+
+def _read_examples(path: Path) -> list[dict[str, Any]]:
+    try:
+        examples = read_json_object(path)["examples"]
+        if isinstance(examples, list) and all(isinstance(one, dict) for one in examples):
+            return examples
+        reason = "'examples' is no list of objects"
+    except KeyError:
+        reason = "it has no 'examples'"
+    except (OSError, ValueError) as error:
+        reason = str(error)
+    raise DatasetFileError(f"{str(path)!r} is no LabelledRagDataset: {reason}.")

@@ -1,0 +1,89 @@
+"""Bring a finetuned model back from its folder alone."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from llama_index.core.base.embeddings.base import BaseEmbedding
+
+from llama_index.finetuning.embeddings.adapter_embedding import AdapterEmbeddingModel
+from llama_index.finetuning.embeddings.adapters import AdapterDescription, describe_adapter_folder
+from llama_index.finetuning.embeddings.errors import ConfigurationError, ModelFolderError
+from llama_index.finetuning.embeddings.files import MANIFEST, read_json_object
+
+_MODULES = "modules.json"
+
+
+def load_finetuned_model(
+    path: str | os.PathLike[str], base_embed_model: BaseEmbedding | None = None, **kwargs: Any
+) -> BaseEmbedding:
+    """Load what an engine of this package wrote.
+
+    An adapter's folder comes back as an `AdapterEmbeddingModel` over its base, which is loaded
+    by the name and settings in the folder where it is a ``HuggingFaceEmbedding`` and none is
+    given. A full model comes back as a ``HuggingFaceEmbedding`` with the prompts that it was
+    trained with, which ``resolve_embed_model("local:...")`` would leave out.
+
+    Args:
+        path: The folder.
+        base_embed_model: The model behind an adapter.
+        **kwargs: Passed to the constructor of the model, e.g. ``embed_batch_size=64``.
+
+    Raises:
+        ConfigurationError: ``base_embed_model`` is given for a full model.
+        ModelFolderError: The folder holds no model, or the base can't be loaded.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        raise ModelFolderError(f"There is no model folder at {str(path)!r}.")
+    if (folder / _MODULES).is_file():
+        if base_embed_model is not None:
+            raise ConfigurationError(
+                f"'base_embed_model' is for adapters, and {str(path)!r} holds a full model. "
+                "Leave it out."
+            )
+        return _full_model(folder, kwargs)
+    description = describe_adapter_folder(folder)
+    base = base_embed_model or _base(folder, description)
+    return AdapterEmbeddingModel(base, str(path), **kwargs)
+
+
+def _full_model(folder: Path, kwargs: dict[str, Any]) -> BaseEmbedding:
+    from llama_index.embeddings.huggingface import HuggingFaceEmbedding
+
+    prompts: dict[str, Any] = {}
+    if (folder / MANIFEST).is_file():
+        try:
+            prompts = read_json_object(folder / MANIFEST).get("prompts") or {}
+        except (OSError, ValueError) as error:
+            raise ModelFolderError(
+                f"{str(folder / MANIFEST)!r} can't be read ({error}), so that the model's prompts "
+                "are not known. Write it again, or load the folder with HuggingFaceEmbedding."
+            ) from error
+    settings = {
+        "query_instruction": prompts.get("query"),
+        "text_instruction": prompts.get("text"),
+    }
+    model: BaseEmbedding = HuggingFaceEmbedding(model_name=str(folder), **{**settings, **kwargs})
+    return model
+
+
+def _base(folder: Path, description: AdapterDescription) -> BaseEmbedding:
+    """Load the base that an adapter's folder names."""
+    name = description.base_model
+    if description.base_class != "HuggingFaceEmbedding" or name is None:
+        what = "no base model" if name is None else f"the base {name!r} ({description.base_class})"
+        raise ModelFolderError(
+            f"{str(folder)!r} names {what}, which can't be loaded by its name. Pass the model as "
+            "'base_embed_model'."
+        )
+    from llama_index.embeddings.huggingface import HuggingFaceEmbedding
+
+    try:
+        base: BaseEmbedding = HuggingFaceEmbedding(model_name=name, **description.base_settings)
+    except (OSError, ValueError) as error:
+        raise ModelFolderError(
+            f"The base {name!r} of the adapter in {str(folder)!r} can't be loaded ({error}). Pass "
+            "the model as 'base_embed_model'."
+        ) from error
+    return base

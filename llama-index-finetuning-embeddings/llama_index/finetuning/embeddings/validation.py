@@ -1,0 +1,99 @@
+"""Whether queries, corpus and relevance fit together."""
+
+import logging
+from collections.abc import Mapping, Sequence
+
+from llama_index.core.bridge.pydantic import ValidationError
+
+from llama_index.finetuning.embeddings.errors import DatasetError, shown
+
+logger = logging.getLogger(__name__)
+
+
+def check_contents(
+    queries: Mapping[str, str],
+    corpus: Mapping[str, str],
+    relevant_docs: Mapping[str, Sequence[str]],
+    hard_negatives: Mapping[str, Sequence[str]] | None,
+) -> None:
+    """Make sure that there are queries, that nothing is empty, and that every named id exists.
+
+    Raises:
+        DatasetError: They do not fit together; the message names the first offending ids and
+            counts them all.
+    """
+    if not queries:
+        raise DatasetError(
+            f"The dataset has no queries ({len(corpus):,} documents). Add at least one "
+            "query with a relevant document."
+        )
+    _reject(
+        [qid for qid, text in queries.items() if not text.strip()],
+        "{n} queries have an empty text: {ids}. Remove them or fill them in.",
+    )
+    _reject(
+        [docid for docid, text in corpus.items() if not text.strip()],
+        "{n} documents of the corpus have an empty text: {ids}. Remove them or fill them in.",
+    )
+    _reject(
+        [qid for qid in queries if not relevant_docs.get(qid)],
+        "{n} queries have no relevant document: {ids}. Add one to 'relevant_docs' for each, "
+        "or remove the queries.",
+    )
+    _check_document_ids("relevant_docs", relevant_docs, queries, corpus)
+    if hard_negatives is not None:
+        _check_document_ids("hard_negatives", hard_negatives, queries, corpus)
+        _reject(
+            [
+                f"{qid}: {docid}"
+                for qid in queries
+                for docid in hard_negatives.get(qid, ())
+                if docid in relevant_docs[qid]
+            ],
+            "{n} hard negatives are relevant documents of the same query: {ids}. Remove them "
+            "from 'hard_negatives'.",
+        )
+    strangers = [qid for qid in relevant_docs if qid not in queries]
+    if strangers:
+        logger.warning(
+            "'relevant_docs' names %d ids that are no query and are ignored: %s",
+            len(strangers),
+            shown(strangers),
+        )
+
+
+def explained(error: ValidationError) -> DatasetError:
+    """Turn pydantic's report into one sentence with the ids at fault."""
+    faults = error.errors(include_url=False, include_input=True)
+    places = [
+        f"{'.'.join(str(part) for part in fault['loc'])} "
+        f"({'missing' if fault['type'] == 'missing' else type(fault['input']).__name__})"
+        for fault in faults
+    ]
+    return DatasetError(
+        "A dataset maps string ids to string texts, and query ids to lists of document ids; "
+        f"{len(faults):,} places do not: {shown(places)}. Convert or remove them."
+    )
+
+
+def _check_document_ids(
+    field: str,
+    ids: Mapping[str, Sequence[str]],
+    queries: Mapping[str, str],
+    corpus: Mapping[str, str],
+) -> None:
+    _reject(
+        [
+            f"{docid} (of query {qid})"
+            for qid in queries
+            for docid in ids.get(qid, ())
+            if docid not in corpus
+        ],
+        f"{{n}} document ids in '{field}' are not in the corpus: {{ids}}. Add the documents "
+        f"to 'corpus' or remove the ids.",
+    )
+
+
+def _reject(offending: list[str], message: str) -> None:
+    if offending:
+        raise DatasetError(message.format(n=f"{len(offending):,}", ids=shown(offending)))

@@ -1,0 +1,375 @@
+"""Tests of `encoding`: each distinct text once, in order, cached, checked."""
+
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+from fakes import HashEmbedding
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from llama_index.core.bridge.pydantic import PrivateAttr
+
+from llama_index.finetuning.embeddings import ConfigurationError, EncodingError, OutputError
+from llama_index.finetuning.embeddings.encoding import encode, stated_dimension
+from llama_index.finetuning.embeddings.encoding import encode as encode_function
+from llama_index.finetuning.embeddings.encoding.identity import identity
+
+encode_module = sys.modules[encode_function.__module__]
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting(monkeypatch):
+    monkeypatch.setattr(encode_module, "_RETRY_WAITS", (0.0, 0.0))
+
+
+class Scripted(HashEmbedding):
+    """Fails or answers as a list of functions says, one for each call, then as usual."""
+
+    _script: list = PrivateAttr(default_factory=list)
+
+    def __init__(self, *script, **kwargs):
+        super().__init__(**kwargs)
+        self._script = list(script)
+
+    def _get_text_embeddings(self, texts):
+        vectors = super()._get_text_embeddings(texts)
+        return self._script.pop(0)(vectors) if self._script else vectors
+
+
+def raising(error):
+    """Return an answer that raises."""
+
+    def answer(vectors):
+        raise error
+
+    return answer
+
+
+def test_rows_are_in_the_order_of_the_texts():
+    """Row i is the vector of text i, though calls are made longest text first."""
+    model = HashEmbedding()
+    texts = ["amber", "a long text of many words", "bridge candle"]
+    vectors = encode(model, texts, "text")
+    assert vectors.dtype == np.float32
+    assert np.allclose(vectors, [model.vector(text) for text in texts])
+    assert model.texts_seen == sorted(texts, key=len, reverse=True)
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    texts=st.lists(st.text(alphabet="abc ", min_size=1, max_size=4), max_size=30),
+    batch_size=st.integers(1, 7),
+    workers=st.integers(1, 3),
+)
+def test_each_distinct_text_is_embedded_exactly_once(texts, batch_size, workers):
+    """Whatever repeats and however it is batched, the model sees the set of texts once."""
+    model = HashEmbedding(dim=4)
+    vectors = encode(model, texts, "text", batch_size=batch_size, num_workers=workers)
+    assert sorted(model.texts_seen) == sorted(set(texts))
+    assert max(model.text_batches, default=0) <= batch_size
+    assert len(vectors) == len(texts)
+    for text, vector in zip(texts, vectors, strict=True):
+        assert np.allclose(vector, model.vector(text), atol=1e-6)
+
+
+def test_sides_are_apart():
+    """A query gets the query prompt, a text does not."""
+    model = HashEmbedding(query_prefix="ask ")
+    as_query = encode(model, ["amber"], "query")
+    as_text = encode(model, ["amber"], "text")
+    assert np.allclose(as_query[0], model.vector("ask amber"))
+    assert np.allclose(as_text[0], model.vector("amber"))
+    assert (model.query_calls, model.text_batches) == (1, [1])
+
+
+def test_batch_size_holds_for_the_call_alone():
+    """A larger batch size than the model's own is used and then taken back."""
+    model = HashEmbedding(embed_batch_size=2)
+    encode(model, [f"t{i}" for i in range(6)], "text", batch_size=6)
+    assert model.text_batches == [6]
+    assert model.embed_batch_size == 2
+
+
+def test_huggingface_queries_go_in_batches(tiny_bert_dir, monkeypatch):
+    """Queries of a local Sentence Transformer take one call a batch, with the query prompt."""
+    from llama_index.embeddings.huggingface import HuggingFaceEmbedding
+
+    model = HuggingFaceEmbedding(
+        model_name=str(tiny_bert_dir), device="cpu", query_instruction="query: "
+    )
+    expected = [model.get_query_embedding("amber"), model.get_query_embedding("bridge candle")]
+    calls = []
+    original = type(model)._embed
+    monkeypatch.setattr(
+        type(model), "_embed", lambda self, *a, **k: calls.append(a) or original(self, *a, **k)
+    )
+    vectors = encode(model, ["amber", "bridge candle"], "query")
+    assert len(calls) == 1
+    assert np.allclose(vectors, expected, atol=1e-6)
+
+
+def test_several_calls_are_in_flight():
+    """With three workers, three calls are under way at the same moment."""
+    together = threading.Barrier(3, timeout=10)
+
+    class Meeting(HashEmbedding):
+        def _get_text_embeddings(self, texts):
+            together.wait()
+            return super()._get_text_embeddings(texts)
+
+    encode(Meeting(), ["amber", "bridge", "candle"], "text", batch_size=1, num_workers=3)
+    assert together.n_waiting == 0
+
+
+def test_the_models_own_workers_and_an_api_raise_the_calls_in_flight():
+    """`num_workers` of the model counts; a model with an API key gets several calls at a time."""
+    threads = set()
+
+    class Watched(HashEmbedding):
+        api_key: str | None = None
+
+        def _get_text_embeddings(self, texts):
+            threads.add(threading.current_thread().name)
+            return super()._get_text_embeddings(texts)
+
+    encode(Watched(), ["amber"], "text")
+    assert threads == {threading.main_thread().name}
+    for model in (Watched(api_key="secret"), Watched(num_workers=2)):
+        threads.clear()
+        encode(model, ["amber"], "text")
+        assert threading.main_thread().name not in threads
+
+
+def test_a_passing_failure_is_tried_again():
+    """Two connection errors in a row are followed by the vectors."""
+    model = Scripted(raising(ConnectionError("busy")), raising(TimeoutError("slow")))
+    assert encode(model, ["amber"], "text").shape == (1, 32)
+
+
+def test_a_lasting_failure_names_the_text():
+    """The third failure ends it, with the model, the first text and the cause."""
+    model = Scripted(*[raising(ConnectionError("no route"))] * 3)
+    with pytest.raises(EncodingError, match=r"'hash' failed on 1 texts \(first: 'd7'\).*no route"):
+        encode(model, ["amber"], "text", ids=["d7"])
+
+
+def test_a_fault_of_the_program_is_not_repeated():
+    """A TypeError is raised after one call."""
+    model = Scripted(raising(TypeError("bad")), raising(AssertionError("called again")))
+    with pytest.raises(EncodingError, match="TypeError: bad"):
+        encode(model, ["amber"], "text")
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (lambda v: [v[0], [float("nan")] * 32], r"not finite for text 'd1': 'bridge'"),
+        (lambda v: [v[0], [1e300] * 32], r"not finite for text 'd1'"),
+        (lambda v: [v[0], v[1][:31]], r"31 dimensions for text 'd1' where the others have 32"),
+        (lambda v: v[:1], r"gave 1 vectors for 2 texts"),
+        (lambda v: [[], []], r"gave 0 dimensions"),
+    ],
+    ids=["nan", "overflow", "ragged", "too few", "empty"],
+)
+def test_unusable_vectors_name_the_text(answer, message):
+    """NaN, infinity in float32, and wrong lengths are errors that name the text's id."""
+    with pytest.raises(EncodingError, match=message):
+        encode(Scripted(answer), ["candle", "bridge"], "text", ids=["d0", "d1"])
+
+
+def test_a_dimension_that_changes_between_calls_is_an_error():
+    """The second batch must be as long as the first."""
+    model = Scripted(lambda v: v, lambda v: [one[:8] for one in v])
+    with pytest.raises(EncodingError, match="8 dimensions for text number 1"):
+        encode(model, ["amber", "bird"], "text", batch_size=1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"side": "document"}, r"'side' must be in \('query', 'text'\) \(got 'document'\)"),
+        ({"ids": ["one"]}, r"'ids' must name each text \(got 1 ids for 2 texts\)"),
+        ({"batch_size": 0}, r"'batch_size' must be at least 1 \(got 0\)"),
+        ({"num_workers": -1}, r"'num_workers' must be at least 1 \(got -1\)"),
+        ({"embed_model": "local:x"}, r"must be a LlamaIndex BaseEmbedding \(got str\)"),
+    ],
+)
+def test_bad_arguments(arguments, message):
+    """Each is refused before anything is embedded."""
+    model = HashEmbedding()
+    call = {"embed_model": model, "texts": ["a", "b"], "side": "text", **arguments}
+    with pytest.raises(ConfigurationError, match=message):
+        encode(**call)
+    assert model.texts_seen == []
+
+
+def test_no_texts():
+    """No texts give an empty table and no call."""
+    assert encode(HashEmbedding(), [], "text").shape == (0, 0)
+
+
+def test_the_cache_answers_the_second_time(tmp_path):
+    """A second run embeds only what is new, and gives the same vectors."""
+    first = encode(HashEmbedding(), ["amber", "bridge"], "text", cache_dir=tmp_path)
+    model = HashEmbedding()
+    second = encode(model, ["bridge", "candle", "amber"], "text", cache_dir=tmp_path)
+    assert model.texts_seen == ["candle"]
+    assert np.array_equal(second[[2, 0]], first)
+
+
+def test_the_cache_keeps_models_and_sides_apart(tmp_path):
+    """Another model name, setting or side is another vector."""
+    encode(HashEmbedding(), ["amber"], "text", cache_dir=tmp_path)
+    for model in (HashEmbedding(model_name="other"), HashEmbedding(query_prefix="ask ")):
+        encode(model, ["amber"], "text", cache_dir=tmp_path)
+        assert model.texts_seen == ["amber"]
+    model = HashEmbedding()
+    encode(model, ["amber"], "query", cache_dir=tmp_path)
+    assert model.query_calls == 1
+
+
+def test_identity_leaves_out_keys_and_speed():
+    """A new API key or batch size does not make paid vectors worthless."""
+
+    class Remote(HashEmbedding):
+        api_key: str = "a"
+
+    assert identity(Remote()) == identity(Remote(api_key="b", embed_batch_size=99))
+
+
+def test_identity_sees_the_weights(tiny_bert_dir):
+    """A model trained in place, or saved again under the same path, is another model."""
+    import torch
+    from llama_index.embeddings.huggingface import HuggingFaceEmbedding
+
+    model = HuggingFaceEmbedding(model_name=str(tiny_bert_dir), device="cpu")
+    before = identity(model)
+    assert identity(HuggingFaceEmbedding(model_name=str(tiny_bert_dir), device="cpu")) == before
+    with torch.no_grad():
+        next(model._model.parameters()).mul_(1.5)
+    assert identity(model) != before
+
+
+def test_what_was_paid_for_survives_a_failure(tmp_path):
+    """Batches that came back before an error are in the cache."""
+    model = Scripted(lambda v: v, raising(ValueError("refused")))
+    with pytest.raises(EncodingError):
+        encode(model, ["amber", "bird"], "text", batch_size=1, cache_dir=tmp_path)
+    model = Scripted()
+    encode(model, ["amber", "bird"], "text", cache_dir=tmp_path)
+    assert model.texts_seen == ["bird"]
+
+
+def test_a_call_under_way_is_kept_when_another_fails(tmp_path):
+    """With several calls in flight, the failure of one does not lose the other."""
+    failed = threading.Event()
+
+    class Half(HashEmbedding):
+        def _get_text_embeddings(self, texts):
+            if texts == ["amber"] and not failed.is_set():
+                failed.set()
+                raise ValueError("refused")
+            assert failed.wait(10)
+            return super()._get_text_embeddings(texts)
+
+    with pytest.raises(EncodingError, match="refused"):
+        encode(Half(), ["amber", "bird"], "text", batch_size=1, num_workers=2, cache_dir=tmp_path)
+    model = Half()
+    encode(model, ["amber", "bird"], "text", cache_dir=tmp_path)
+    assert model.texts_seen == ["amber"]
+
+
+_KILLED = """
+import os, sys
+sys.path.insert(0, {tests!r})
+from fakes import HashEmbedding
+from llama_index.finetuning.embeddings.encoding import encode
+class Dying(HashEmbedding):
+    def _get_text_embeddings(self, texts):
+        if len(self.text_batches) == 2:
+            os._exit(9)
+        return super()._get_text_embeddings(texts)
+Dying.__qualname__ = "HashEmbedding"
+encode(Dying(), ["aaa", "bb", "c"], "text", batch_size=1, cache_dir={folder!r})
+"""
+
+
+def test_what_was_paid_for_survives_a_kill(tmp_path):
+    """A process that dies in its third call leaves the first two vectors behind."""
+    from pathlib import Path
+
+    code = _KILLED.format(tests=str(Path(__file__).parent), folder=str(tmp_path))
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 9
+    model = HashEmbedding()
+    encode(model, ["aaa", "bb", "c"], "text", cache_dir=tmp_path)
+    assert model.texts_seen == ["c"]
+
+
+def test_two_at_once_share_a_cache(tmp_path):
+    """Writers of one cache at the same time end with every vector right."""
+    texts = [f"text {i}" for i in range(60)]
+    expected = [HashEmbedding(dim=8).vector(text) for text in texts]
+    results = []
+
+    def work():
+        results.append(
+            encode(HashEmbedding(dim=8), texts, "text", batch_size=3, cache_dir=tmp_path)
+        )
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == 4
+    assert all(np.allclose(vectors, expected, atol=1e-6) for vectors in results)
+
+
+def test_a_file_that_is_no_cache_is_an_error(tmp_path):
+    """A damaged cache is named, with what to do."""
+    encode(HashEmbedding(), ["amber"], "text", cache_dir=tmp_path)
+    file = next(tmp_path.glob("*.sqlite"))
+    for other in tmp_path.glob("*.sqlite-*"):
+        other.unlink()
+    file.write_bytes(b"no database at all" * 100)
+    with pytest.raises(EncodingError, match=r"is no cache of vectors .* Delete it"):
+        encode(HashEmbedding(), ["amber"], "text", cache_dir=tmp_path)
+
+
+def test_a_cache_that_cannot_be_written_is_an_error(tmp_path):
+    """A file in the folder's place is refused before anything is embedded."""
+    (tmp_path / "file").write_text("x")
+    model = HashEmbedding()
+    with pytest.raises(OutputError, match="'cache_dir' must be a folder"):
+        encode(model, ["amber"], "text", cache_dir=tmp_path / "file")
+    assert model.texts_seen == []
+
+
+def test_large_tables_are_memory_mapped(monkeypatch):
+    """Beyond the limit the vectors lie in a temporary file, and are the same."""
+    monkeypatch.setattr(encode_module, "_MEMORY_BYTES", 100)
+    vectors = encode(HashEmbedding(), ["amber", "bridge"], "text")
+    assert isinstance(vectors, np.memmap)
+    assert np.allclose(vectors[1], HashEmbedding().vector("bridge"))
+
+
+def test_a_progress_bar_is_shown_on_request(capsys):
+    """It names the side and counts the texts, and is absent by default."""
+    encode(HashEmbedding(), ["amber"], "text")
+    assert capsys.readouterr().err == ""
+    encode(HashEmbedding(), ["amber"], "text", show_progress=True)
+    assert "Embedding texts" in capsys.readouterr().err
+
+
+def test_stated_dimension(tiny_bert_dir):
+    """The length is told by a field or a Sentence Transformer, without an embedding call."""
+    from llama_index.core.embeddings import MockEmbedding
+    from llama_index.embeddings.huggingface import HuggingFaceEmbedding
+
+    model = HashEmbedding(dim=5)
+    assert stated_dimension(model) == 5
+    assert model.texts_seen == []
+    assert stated_dimension(MockEmbedding(embed_dim=7)) == 7
+    assert stated_dimension(HuggingFaceEmbedding(str(tiny_bert_dir), device="cpu")) == 32
