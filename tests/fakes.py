@@ -11,47 +11,13 @@ from llama_index.core.bridge.pydantic import PrivateAttr
 from llama_index.finetuning.embeddings import EmbeddingQAFinetuneDataset
 
 TOPICS = ("river", "engine", "market", "garden", "planet", "violin", "castle", "doctor")
-WORDS = [
-    "amber",
-    "bridge",
-    "candle",
-    "desert",
-    "ember",
-    "forest",
-    "glacier",
-    "harbor",
-    "island",
-    "jungle",
-    "kettle",
-    "lantern",
-    "meadow",
-    "needle",
-    "orchard",
-    "pebble",
-    "quartz",
-    "ribbon",
-    "saddle",
-    "timber",
-    "umbrella",
-    "valley",
-    "window",
-    "yarn",
-    "zephyr",
-    "anchor",
-    "basket",
-    "copper",
-    "dragon",
-    "eagle",
-    "feather",
-    "granite",
-    "hammer",
-    "ivory",
-    "jacket",
-    "knight",
-    "ladder",
-    "mirror",
-    "nectar",
-]
+WORDS = tuple(
+    """
+amber bridge candle desert ember forest glacier harbor island jungle kettle lantern meadow
+needle orchard pebble quartz ribbon saddle timber umbrella valley window yarn zephyr anchor
+basket copper dragon eagle feather granite hammer ivory jacket knight ladder mirror nectar
+""".split()
+)
 
 
 def word_vector(word: str, dim: int) -> np.ndarray:

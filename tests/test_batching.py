@@ -40,6 +40,7 @@ def datasets(draw):
 
 
 def relevant_texts(dataset, query_text):
+    """Return the texts that are relevant to a query text."""
     return {
         dataset.corpus[docid]
         for qid, text in dataset.queries.items()
@@ -49,6 +50,7 @@ def relevant_texts(dataset, query_text):
 
 
 def epoch(sampler, number):
+    """Return the batches of an epoch."""
     sampler.set_epoch(number)
     return list(sampler)
 
@@ -106,6 +108,7 @@ def test_drop_last_leaves_out_what_is_not_full():
 
 
 def two_positives():
+    """Return a dataset with a query of two documents, and a twin of one."""
     return EmbeddingQAFinetuneDataset(
         queries={"q1": "one", "q2": "two"},
         corpus={"a": "text a", "b": "text b", "c": "text c", "a2": "text  a"},

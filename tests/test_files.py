@@ -16,6 +16,7 @@ from llama_index.finetuning.embeddings.files import (
 
 
 def names(folder):
+    """Return what a folder holds."""
     return sorted(entry.name for entry in folder.iterdir())
 
 
@@ -45,6 +46,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, error):
 
 
 def fill(path, **contents):
+    """Write files into a folder that replaces a path."""
     with atomic_folder(path) as folder:
         for name, text in contents.items():
             (folder / name).write_text(text)

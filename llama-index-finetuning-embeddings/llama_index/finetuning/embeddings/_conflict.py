@@ -8,7 +8,7 @@ OURS = "llama-index-finetuning-embeddings"
 
 
 class RetiredPackageWarning(UserWarning):
-    """The retired ``llama-index-finetuning`` is installed too and shares files with this package."""
+    """The retired ``llama-index-finetuning`` is installed too, and shares our files."""
 
 
 def warn_if_retired_package_is_installed() -> None:

@@ -1,6 +1,5 @@
 """`EmbeddingAdapterFinetuneEngine`."""
 
-import json
 import logging
 import os
 import time
@@ -12,32 +11,33 @@ import numpy as np
 import torch
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.utils import infer_torch_device
-from numpy.typing import NDArray
 from torch import Tensor
 from typing_extensions import Self
 
+from llama_index.finetuning.embeddings.adapter.checks import (
+    check_adapter,
+    check_datasets,
+    check_dimension,
+)
 from llama_index.finetuning.embeddings.adapter.options import TrainingOptions, parse
 from llama_index.finetuning.embeddings.adapter.run import Outcome, Run, Vectors
-from llama_index.finetuning.embeddings.adapter.vectors import Rows
+from llama_index.finetuning.embeddings.adapter.vectors import Rows, rows_to_train_on
 from llama_index.finetuning.embeddings.adapter_embedding import AdapterEmbeddingModel
 from llama_index.finetuning.embeddings.adapters import (
     BaseAdapter,
     LinearLayer,
     load_adapter,
     save_adapter,
+    saves_itself,
 )
-from llama_index.finetuning.embeddings.adapters.registry import saves_itself
 from llama_index.finetuning.embeddings.base import BaseFinetuningEngine
 from llama_index.finetuning.embeddings.dataset import EmbeddingQAFinetuneDataset
 from llama_index.finetuning.embeddings.encoding import Side, encode, stated_dimension
-from llama_index.finetuning.embeddings.errors import ConfigurationError, ModelFolderError
+from llama_index.finetuning.embeddings.errors import ConfigurationError
 from llama_index.finetuning.embeddings.files import atomic_folder, check_writable
 from llama_index.finetuning.embeddings.manifest import describe_run, write_manifest
 
 logger = logging.getLogger(__name__)
-
-# Documents that no query names, embedded only to rank the others among.
-_BYSTANDERS = 20_000
 
 
 class EmbeddingAdapterFinetuneEngine(BaseFinetuningEngine):
@@ -138,13 +138,7 @@ class EmbeddingAdapterFinetuneEngine(BaseFinetuningEngine):
             ModelFolderError: The folder holds no adapter, or one for other vectors.
         """
         adapter, description = load_adapter(model_path, model_cls)
-        dim = stated_dimension(embed_model)
-        expected = description.dimension or getattr(adapter, "in_features", None)
-        if None not in (dim, expected) and dim != expected:
-            raise ModelFolderError(
-                f"The adapter in {model_path!r} is for vectors of {expected} dimensions, and "
-                f"those of {embed_model.model_name!r} have {dim}."
-            )
+        check_dimension(embed_model, adapter, description, model_path)
         options = {"transform": description.transform, **kwargs}
         return cls(dataset, embed_model, adapter_model=adapter, **options)
 
@@ -169,9 +163,8 @@ class EmbeddingAdapterFinetuneEngine(BaseFinetuningEngine):
             The vectors of the queries and of the texts, each of shape ``(n_pairs, dim)``.
         """
         options = parse(self._defaults, self._train_kwargs)
-        queries = self._encode([query for query, _ in batch], None, "query", options)
-        texts = self._encode([text for _, text in batch], None, "text", options)
-        return torch.from_numpy(queries), torch.from_numpy(texts)
+        queries = self._encode([(query, query) for query, _ in batch], "query", options)
+        return queries, self._encode([(text, text) for _, text in batch], "text", options)
 
     def finetune(self, **train_kwargs: Any) -> None:
         """Embed what is not in the cache, train, and write the adapter's folder.
@@ -189,12 +182,12 @@ class EmbeddingAdapterFinetuneEngine(BaseFinetuningEngine):
         options = parse(self._defaults, {**self._train_kwargs, **train_kwargs})
         self._check(options)
         began = time.perf_counter()
-        vectors, validation = self._embedded(options)
+        vectors, *validation = self._embedded(options)
         embedded = time.perf_counter()
         run = Run(
             self.model,
             vectors,
-            validation,
+            validation[0] if validation else None,
             options,
             save_checkpoint=lambda step: self._checkpoint(step, options),
         )
@@ -221,91 +214,40 @@ class EmbeddingAdapterFinetuneEngine(BaseFinetuningEngine):
 
     def _check(self, options: TrainingOptions) -> None:
         """Check everything that can be checked without embedding or writing."""
-        for name, dataset in (("dataset", self.dataset), ("val_dataset", options.val_dataset)):
-            if dataset is None and name == "val_dataset":
-                continue
-            if not isinstance(dataset, EmbeddingQAFinetuneDataset):
-                raise ConfigurationError(
-                    f"{name!r} must be an EmbeddingQAFinetuneDataset (got "
-                    f"{type(dataset).__name__}). Read a file with "
-                    "EmbeddingQAFinetuneDataset.from_json(path)."
-                )
-            dataset.check()
+        check_datasets(self.dataset, options.val_dataset)
         check_writable(self._model_output_path, name="model_output_path")
         if options.checkpoint_path is not None:
             check_writable(options.checkpoint_path, name="model_checkpoint_path")
         if options.cache_dir is not None:
             check_writable(options.cache_dir, name="cache_dir")
-        self._check_adapter(options)
+        if self._model is not None:
+            check_adapter(self._model, self._dim, self.embed_model.model_name, options.transform)
 
-    def _check_adapter(self, options: TrainingOptions) -> None:
-        adapter = self._model
-        if adapter is None:
-            return
-        if not isinstance(adapter, torch.nn.Module) or not callable(getattr(adapter, "save", None)):
-            raise ConfigurationError(
-                f"'adapter_model' must be a BaseAdapter (got {type(adapter).__name__})."
-            )
-        if saves_itself(adapter):
-            if options.transform == "both":
-                raise ConfigurationError(
-                    "'transform' must be 'query' for an adapter that saves itself, as its folder "
-                    f"can't say 'both' (got {type(adapter).__name__}). Inherit 'save' and 'load' "
-                    "from this package's BaseAdapter."
-                )
-        else:
-            _check_config(adapter)
-        size_in = getattr(adapter, "in_features", self._dim)
-        size_out = getattr(adapter, "out_features", size_in)
-        if None not in (self._dim, size_in) and size_in != self._dim:
-            raise ConfigurationError(
-                f"'adapter_model' must take vectors of {self._dim} dimensions, as "
-                f"{self.embed_model.model_name!r} gives them (got {size_in})."
-            )
-        if options.transform == "query" and size_out != size_in:
-            raise ConfigurationError(
-                f"'adapter_model' must give vectors as long as it takes (got {size_out} from "
-                f"{size_in}): queries are compared with texts that it does not transform. Other "
-                "lengths need transform='both'."
-            )
+    def _embedded(self, options: TrainingOptions) -> list[Vectors]:
+        """Embed the training set, as far as it is needed, and the validation set, if any."""
+        parts = [(self.dataset, rows_to_train_on(self.dataset, options))]
+        if options.val_dataset is not None:
+            parts.append((options.val_dataset, Rows.of(options.val_dataset)))
+        # Both sets in one call a side: they may share texts.
+        queries = [pair for dataset, _ in parts for pair in dataset.queries.items()]
+        documents = [(id_, one.corpus[id_]) for one, rows in parts for id_ in rows.document_ids]
+        query_vectors = self._encode(queries, "query", options)
+        document_vectors = self._encode(documents, "text", options)
+        found = []
+        for dataset, rows in parts:
+            n_queries, n_documents = len(dataset.queries), len(rows.document_ids)
+            found.append(Vectors(query_vectors[:n_queries], document_vectors[:n_documents], rows))
+            query_vectors = query_vectors[n_queries:]
+            document_vectors = document_vectors[n_documents:]
+        return found
 
-    def _embedded(self, options: TrainingOptions) -> tuple[Vectors, Vectors | None]:
-        rows = Rows.of(self.dataset)
-        needed = {row for own in (*rows.positives, *rows.hard) for row in own}
-        others = sorted(set(range(len(rows.document_ids))) - needed)
-        if options.negatives == "corpus":
-            needed.update(others)
-        elif options.auto and options.val_dataset is None:
-            rng = np.random.default_rng(options.seed)
-            chosen = rng.permutation(len(others))[:_BYSTANDERS]
-            needed.update(others[i] for i in chosen)
-        vectors = self._vectors(self.dataset, rows.keep(sorted(needed)), options)
-        if options.val_dataset is None:
-            return vectors, None
-        validation = self._vectors(options.val_dataset, Rows.of(options.val_dataset), options)
-        return vectors, validation
-
-    def _vectors(
-        self, dataset: EmbeddingQAFinetuneDataset, rows: Rows, options: TrainingOptions
-    ) -> Vectors:
-        queries = self._encode(
-            list(dataset.queries.values()), list(dataset.queries), "query", options
-        )
-        texts = [dataset.corpus[docid] for docid in rows.document_ids]
-        documents = self._encode(texts, rows.document_ids, "text", options)
-        device = torch.device(self._device or infer_torch_device())
-        return Vectors(
-            torch.from_numpy(queries).to(device), torch.from_numpy(documents).to(device), rows
-        )
-
-    def _encode(
-        self, texts: list[str], ids: list[str] | None, side: Side, options: TrainingOptions
-    ) -> NDArray[np.float32]:
+    def _encode(self, texts: list[tuple[str, str]], side: Side, options: TrainingOptions) -> Tensor:
+        """Embed pairs of an id and a text."""
         vectors = encode(
             self.embed_model,
-            texts,
+            [text for _, text in texts],
             side,
-            ids=ids,
+            ids=[id_ for id_, _ in texts],
             num_workers=options.num_workers,
             cache_dir=options.cache_dir,
             show_progress=options.show_progress_bar,
@@ -318,7 +260,8 @@ class EmbeddingAdapterFinetuneEngine(BaseFinetuningEngine):
                 f"{expected})."
             )
         self._dim = vectors.shape[1]
-        return np.asarray(vectors)
+        device = torch.device(self._device or infer_torch_device())
+        return torch.from_numpy(np.asarray(vectors)).to(device)
 
     def _checkpoint(self, step: int, options: TrainingOptions) -> None:
         with atomic_folder(Path(str(options.checkpoint_path)) / f"step_{step}") as folder:
@@ -337,7 +280,7 @@ class EmbeddingAdapterFinetuneEngine(BaseFinetuningEngine):
         parameters = {
             **options.parameters(),
             "adapter": type(self.model).__name__,
-            "adapter_config": self.model.get_config_dict(),
+            "adapter_config": {} if saves_itself(self.model) else self.model.get_config_dict(),
         }
         manifest = describe_run(
             engine=type(self).__name__,
@@ -354,13 +297,3 @@ class EmbeddingAdapterFinetuneEngine(BaseFinetuningEngine):
         with atomic_folder(os.fspath(self._model_output_path)) as folder:
             self._save_adapter(folder, options)
             write_manifest(folder, manifest)
-
-
-def _check_config(adapter: BaseAdapter) -> None:
-    try:
-        json.dumps(adapter.get_config_dict())
-    except (NotImplementedError, TypeError, ValueError) as error:
-        raise ConfigurationError(
-            f"'adapter_model' can't be saved: {type(adapter).__name__}.get_config_dict must "
-            f"return its constructor's arguments as JSON values ({error})."
-        ) from error

@@ -26,8 +26,9 @@ _MAX_REPEATS = 3
 _ENOUGH_QUERIES = 2_000
 _MOST_QUERIES = 4_000
 # A larger step must earn its larger risk: standard errors to choose a stage by, and to accept it.
-_TO_CHOOSE = 2.0
+_TO_CHOOSE = 3.0
 _TO_ACCEPT = 1.0
+_LEAST_GAIN = 1e-4
 
 
 def pulls(options: TrainingOptions) -> tuple[float, ...]:
@@ -103,9 +104,10 @@ def cross_validate(
     """Choose the number of stages by cross-validation over groups of documents.
 
     Each fifth of the documents is hidden once, also from the negatives, with the queries that
-    they are relevant to; these are then looked up among all documents. Chosen is the stage whose
-    gain less two standard errors is highest, or the base where its gain is not above one. Small
-    sets are divided up to three times; of more than 4,000 queries a sample is enough.
+    they are relevant to; these are then looked up among all documents. Of the stages that gain
+    more than one standard error, the one is chosen whose gain less three is highest; the base
+    where there are none. Small sets are divided up to three times; of more than 4,000 queries a
+    sample is enough.
 
     Args:
         adapter: Where to start; stays as it is.
@@ -141,10 +143,11 @@ def cross_validate(
             scores = _scores(copy.deepcopy(adapter), data, scorer, options, after_step)
             after[:, held_out] += np.stack(scores) / repeats
     measured = [_mean_and_error((one - before)[sampled], groups[sampled]) for one in after]
-    best = max(range(len(measured)), key=lambda i: measured[i][0] - _TO_CHOOSE * measured[i][1])
-    gain, error = measured[best]
+    good = [
+        i for i, (gain, error) in enumerate(measured) if gain > max(_TO_ACCEPT * error, _LEAST_GAIN)
+    ]
     return Choice(
-        stages=best if gain > _TO_ACCEPT * error else None,
+        stages=max(good, key=lambda i: measured[i][0] - _TO_CHOOSE * measured[i][1], default=None),
         before=float(before[sampled].mean()),
         gains=[gain for gain, _ in measured],
         errors=[error for _, error in measured],

@@ -8,9 +8,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from llama_index.finetuning.embeddings.adapter.options import Negatives
+from llama_index.finetuning.embeddings.adapter.options import Negatives, TrainingOptions
 from llama_index.finetuning.embeddings.dataset import EmbeddingQAFinetuneDataset
 from llama_index.finetuning.embeddings.relevance import RelevanceIndex
+
+_BYSTANDERS = 20_000
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,23 @@ class Rows:
                 parent[root(row)] = root(rows[0])
         roots = [root(rows[0]) for rows in self.relevant]
         return np.unique(roots, return_inverse=True)[1].astype(np.int64)
+
+
+def rows_to_train_on(dataset: EmbeddingQAFinetuneDataset, options: TrainingOptions) -> Rows:
+    """Number the rows of a dataset that its training needs, so that no other is embedded.
+
+    These are the relevant documents and the hard negatives; all, where all are negatives; and,
+    for cross-validation, up to 20,000 others that the held-out ones are ranked among.
+    """
+    rows = Rows.of(dataset)
+    needed = {row for own in (*rows.positives, *rows.hard) for row in own}
+    others = sorted(set(range(len(rows.document_ids))) - needed)
+    if options.negatives == "corpus":
+        needed.update(others)
+    elif options.auto and options.val_dataset is None:
+        order = np.random.default_rng(options.seed).permutation(len(others))
+        needed.update(others[i] for i in order[:_BYSTANDERS])
+    return rows.keep(sorted(needed))
 
 
 class TrainingSet:

@@ -13,7 +13,11 @@ from llama_index.finetuning.embeddings.adapters.layers import (
     TwoLayerNN,
     get_activation_function,
 )
-from llama_index.finetuning.embeddings.adapters.registry import load_adapter, save_adapter
+from llama_index.finetuning.embeddings.adapters.registry import (
+    load_adapter,
+    save_adapter,
+    saves_itself,
+)
 
 __all__ = [
     "AdapterDescription",
@@ -27,4 +31,5 @@ __all__ = [
     "is_adapter_folder",
     "load_adapter",
     "save_adapter",
+    "saves_itself",
 ]

@@ -19,7 +19,7 @@ Features = dict[str, Any]
 _MICRO_BATCH_TOKENS = {"cpu": 1024}
 _MICRO_BATCH_TOKENS_ELSEWHERE = 16_384
 # Steps with more tokens than this keep no activations but compute them again for the gradient.
-_KEEP_ACTIVATIONS_TOKENS = {"cpu": 16_384}
+_KEEP_ACTIVATIONS_TOKENS = {"cpu": 8_192}
 _KEEP_ACTIVATIONS_TOKENS_ELSEWHERE = 65_536
 
 

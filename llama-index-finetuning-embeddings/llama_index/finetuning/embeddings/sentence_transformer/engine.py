@@ -23,12 +23,14 @@ from llama_index.finetuning.embeddings.description import token_lengths
 from llama_index.finetuning.embeddings.errors import ConfigurationError
 from llama_index.finetuning.embeddings.evaluation.evaluate import RetrievalResult
 from llama_index.finetuning.embeddings.manifest import describe_run
+from llama_index.finetuning.embeddings.report import RetrievalReport, report_from_results
 from llama_index.finetuning.embeddings.sentence_transformer import lora, saving, upstream
 from llama_index.finetuning.embeddings.sentence_transformer.arguments import (
     check_arguments,
     check_places,
     checkpoint_folder,
 )
+from llama_index.finetuning.embeddings.sentence_transformer.attention import fused_attention
 from llama_index.finetuning.embeddings.sentence_transformer.length import (
     choose_max_seq_length,
     set_max_seq_length,
@@ -50,6 +52,10 @@ from llama_index.finetuning.embeddings.sentence_transformer.validation import (
 logger = logging.getLogger(__name__)
 
 BASE_STEP = 0
+_BASE_KEPT = (
+    "No step of the training beat the base's nDCG@10 of %.4f on the validation set: the base is "
+    "handed back unchanged."
+)
 
 
 class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
@@ -189,6 +195,7 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
             lora.add_adapter(self.model, peft_config)
         self._task = self._build_task(loss)
         self.loss = self._task.loss
+        self.report: RetrievalReport | None = None
         self.evaluator = (
             None
             if val_dataset is None
@@ -201,8 +208,8 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
         backend = self.model_kwargs.pop("backend", "torch")
         if backend != "torch":
             raise ConfigurationError(
-                f"'model_kwargs' must leave 'backend' at 'torch' to train (got {backend!r}). Export "
-                "the finetuned folder afterwards."
+                f"'model_kwargs' must leave 'backend' at 'torch' to train (got {backend!r}). "
+                "Export the finetuned folder afterwards."
             )
         model = SentenceTransformer(
             self.model_id,
@@ -226,7 +233,8 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
         for wanted in self.matryoshka_dims or ():
             if dim is not None and wanted > dim:
                 raise ConfigurationError(
-                    f"'matryoshka_dims' must not exceed the model's {dim} dimensions (got {wanted})."
+                    f"'matryoshka_dims' must not exceed the model's {dim} dimensions "
+                    f"(got {wanted})."
                 )
         return build_task(
             self.dataset,
@@ -266,6 +274,9 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
 
     def finetune(self, **train_kwargs: Any) -> None:
         """Train, keep the best weights, and write the model to ``model_output_path``.
+
+        With a validation set the base is compared with the result, query by query: the table is
+        logged, kept as ``report`` and in the model card, and written as ``report.html``.
 
         Args:
             **train_kwargs: Fields of ``SentenceTransformerTrainingArguments`` for this call, over
@@ -364,7 +375,8 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
         if trainer.pop_callback(ProgressCallback) is not None:
             trainer.add_callback(Progress)
         try:
-            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+            with fused_attention(self.model):
+                trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
             if best is not None and best.history[-1]["step"] != trainer.state.global_step:
                 trainer.evaluate()
         finally:
@@ -394,11 +406,15 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
         phases: dict[str, float],
     ) -> None:
         metrics: dict[str, Any] = {}
-        summary = ""
-        if best is not None and base is not None and result is not None:
+        report = None
+        if best and base and result and self.val_dataset:
             metrics = {"before": base.metrics, "after": result.metrics, "best_step": best.step}
-            summary = _summary(base, result, best.step)
-            logger.info(summary)
+            if best.step == BASE_STEP:
+                logger.warning(_BASE_KEPT, base.metrics["ndcg@10"])
+            report = report_from_results(
+                {"base": base, "finetuned": result}, self.val_dataset, seed=self.seed
+            )
+            logger.info("On the validation set:\n%s", report.to_markdown())
         facts = describe_run(
             engine=type(self).__name__,
             parameters=self._parameters(trainer.args),
@@ -412,7 +428,8 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
             max_seq_length=_finite(self.model.max_seq_length),
             training_log=trainer.state.log_history,
         )
-        saving.save_model(self.model, output, facts=facts, card=saving.model_card(facts, summary))
+        self.report = None if report is None else report.with_training(facts)
+        saving.save_model(self.model, output, facts=facts, report=self.report)
 
     def _parameters(self, args: TrainingArguments) -> dict[str, Any]:
         return {
@@ -453,6 +470,8 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
     def push_to_hub(self, repo_id: str, **kwargs: Any) -> str:
         """Upload the finetuned folder, model card included, to the Hugging Face Hub.
 
+        The report stays behind unless you ask for it: it quotes queries and documents.
+
         Args:
             repo_id: ``"user/name"`` of the model repository; created if it does not exist.
             **kwargs: ``private`` and ``token``, and what ``HfApi.upload_folder`` takes.
@@ -468,16 +487,3 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
 
 def _finite(length: float | None) -> int | None:
     return None if length is None or length == float("inf") else int(length)
-
-
-def _summary(base: RetrievalResult, result: RetrievalResult, best_step: int) -> str:
-    before, after = base.metrics["ndcg@10"], result.metrics["ndcg@10"]
-    if best_step == BASE_STEP:
-        return (
-            f"No step of the training beat the base's nDCG@10 of {before:.4f} on the validation "
-            "set: the base is handed back unchanged."
-        )
-    return (
-        f"nDCG@10 on the validation set: base {before:.4f}, finetuned {after:.4f} "
-        f"({after - before:+.4f}, step {best_step})."
-    )

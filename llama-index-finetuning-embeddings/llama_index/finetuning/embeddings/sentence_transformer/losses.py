@@ -101,7 +101,8 @@ def build_loss(loss: Any, model: SentenceTransformer) -> nn.Module:
     built = loss(model)
     if not isinstance(built, nn.Module):
         raise ConfigurationError(
-            f"'loss' must return a torch.nn.Module when it is called with the model (got {built!r})."
+            "'loss' must return a torch.nn.Module when it is called with the model "
+            f"(got {built!r})."
         )
     return built
 

@@ -9,13 +9,20 @@ from sentence_transformers import SentenceTransformer
 from llama_index.finetuning.embeddings.errors import ModelFolderError
 from llama_index.finetuning.embeddings.files import atomic_folder
 from llama_index.finetuning.embeddings.manifest import write_manifest
+from llama_index.finetuning.embeddings.report import RetrievalReport
 from llama_index.finetuning.embeddings.sentence_transformer import lora
+
+_REPORT = "report.html"
 
 
 def save_model(
-    model: SentenceTransformer, path: Path, *, facts: Mapping[str, Any], card: str
+    model: SentenceTransformer,
+    path: Path,
+    *,
+    facts: Mapping[str, Any],
+    report: RetrievalReport | None,
 ) -> None:
-    """Replace a folder by the model, its card and ``finetuning.json``, whole or not at all.
+    """Replace a folder by the model, its record, card and report, whole or not at all.
 
     Raises:
         OutputError: The folder can't be written; what stood there is unchanged.
@@ -23,13 +30,19 @@ def save_model(
     with atomic_folder(path) as folder:
         lora.merge_adapter(model, folder)
         model.save_pretrained(str(folder), create_model_card=False)
-        (folder / "README.md").write_text(card, encoding="utf-8")
+        (folder / "README.md").write_text(_model_card(facts, report), encoding="utf-8")
+        if report is not None:
+            report.save_html(folder / _REPORT)
         write_manifest(folder, facts)
 
 
-def model_card(facts: Mapping[str, Any], summary: str) -> str:
+def _model_card(facts: Mapping[str, Any], report: RetrievalReport | None) -> str:
     """Return a model card: what was trained on what, with which parameters, and the scores."""
     data = facts["dataset"]
+    base = Path(facts["base_model"])
+    # The path of a folder says where somebody keeps files; its name says what it is.
+    name = base.name if base.is_dir() else facts["base_model"]
+    parameters = {**facts["parameters"], "model_id": name}
     lines = [
         "---",
         "library_name: sentence-transformers",
@@ -41,7 +54,7 @@ def model_card(facts: Mapping[str, Any], summary: str) -> str:
         "- llama-index",
         "---",
         "",
-        f"# {facts['base_model']}, finetuned for retrieval",
+        f"# {name}, finetuned for retrieval",
         "",
         f"Trained on {data['queries']:,} queries and {data['documents']:,} documents "
         "with `llama-index-finetuning-embeddings`.",
@@ -55,13 +68,15 @@ def model_card(facts: Mapping[str, Any], summary: str) -> str:
         "",
         "## Evaluation",
         "",
-        summary or "No validation set was given, so nothing is known about its quality.",
+        "No validation set was given, so nothing is known about its quality."
+        if report is None
+        else report.to_markdown(),
         "",
         "## Parameters",
         "",
         "| parameter | value |",
         "| --- | --- |",
-        *(f"| `{name}` | `{value}` |" for name, value in facts["parameters"].items()),
+        *(f"| `{name}` | `{value}` |" for name, value in parameters.items()),
         "",
         "The whole record of the run is in `finetuning.json`.",
     ]
@@ -79,6 +94,7 @@ def push_to_hub(folder: Path, repo_id: str, **kwargs: Any) -> str:
     require_model(folder)
     api = HfApi(token=kwargs.pop("token", None))
     api.create_repo(repo_id, private=kwargs.pop("private", None), exist_ok=True)
+    kwargs.setdefault("ignore_patterns", [_REPORT])
     return str(api.upload_folder(repo_id=repo_id, folder_path=str(folder), **kwargs))
 
 

@@ -1,0 +1,104 @@
+"""What can be checked before anything is embedded."""
+
+import json
+from typing import Any
+
+import torch
+from llama_index.core.base.embeddings.base import BaseEmbedding
+
+from llama_index.finetuning.embeddings.adapters import (
+    AdapterDescription,
+    BaseAdapter,
+    Transform,
+    saves_itself,
+)
+from llama_index.finetuning.embeddings.dataset import EmbeddingQAFinetuneDataset
+from llama_index.finetuning.embeddings.encoding import stated_dimension
+from llama_index.finetuning.embeddings.errors import ConfigurationError, ModelFolderError
+
+
+def check_datasets(dataset: Any, val_dataset: Any) -> None:
+    """Make sure that the datasets are datasets, and still sound if they were changed in place.
+
+    Raises:
+        ConfigurationError: One is something else.
+        DatasetError: The contents of one do not fit together.
+    """
+    for name, one in (("dataset", dataset), ("val_dataset", val_dataset)):
+        if one is None and name == "val_dataset":
+            continue
+        if not isinstance(one, EmbeddingQAFinetuneDataset):
+            raise ConfigurationError(
+                f"{name!r} must be an EmbeddingQAFinetuneDataset (got {type(one).__name__}). Read "
+                "a file with EmbeddingQAFinetuneDataset.from_json(path)."
+            )
+        one.check()
+
+
+def check_dimension(
+    embed_model: BaseEmbedding,
+    adapter: BaseAdapter,
+    description: AdapterDescription,
+    path: str,
+) -> None:
+    """Make sure that a saved adapter is for vectors as long as the model's.
+
+    Raises:
+        ModelFolderError: It is for others.
+    """
+    dim = stated_dimension(embed_model)
+    expected = description.dimension or getattr(adapter, "in_features", None)
+    if None not in (dim, expected) and dim != expected:
+        raise ModelFolderError(
+            f"The adapter in {path!r} is for vectors of {expected} dimensions, and those of "
+            f"{embed_model.model_name!r} have {dim}."
+        )
+
+
+def check_adapter(adapter: Any, dim: int | None, model_name: str, transform: Transform) -> None:
+    """Make sure that an adapter can be trained on a model's vectors, and be saved.
+
+    Args:
+        adapter: The adapter.
+        dim: Length of the model's vectors, where known.
+        model_name: Name of the model.
+        transform: Whose vectors the adapter is to change.
+
+    Raises:
+        ConfigurationError: It can't.
+    """
+    if not isinstance(adapter, torch.nn.Module) or not callable(getattr(adapter, "save", None)):
+        raise ConfigurationError(
+            f"'adapter_model' must be a BaseAdapter (got {type(adapter).__name__})."
+        )
+    if not saves_itself(adapter):
+        _check_config(adapter)
+    elif transform == "both":
+        raise ConfigurationError(
+            "'transform' must be 'query' for an adapter that saves itself, as its folder can't "
+            f"say 'both' (got {type(adapter).__name__}). Inherit 'save' and 'load' from this "
+            "package's BaseAdapter."
+        )
+    size_in = getattr(adapter, "in_features", dim)
+    size_out = getattr(adapter, "out_features", size_in)
+    if None not in (dim, size_in) and size_in != dim:
+        raise ConfigurationError(
+            f"'adapter_model' must take vectors of {dim} dimensions, as {model_name!r} gives them "
+            f"(got {size_in})."
+        )
+    if transform == "query" and size_out != size_in:
+        raise ConfigurationError(
+            f"'adapter_model' must give vectors as long as it takes (got {size_out} from "
+            f"{size_in}): queries are compared with texts that it does not transform. Other "
+            "lengths need transform='both'."
+        )
+
+
+def _check_config(adapter: Any) -> None:
+    try:
+        json.dumps(adapter.get_config_dict())
+    except (NotImplementedError, TypeError, ValueError) as error:
+        raise ConfigurationError(
+            f"'adapter_model' can't be saved: {type(adapter).__name__}.get_config_dict must "
+            f"return its constructor's arguments as JSON values ({error})."
+        ) from error
