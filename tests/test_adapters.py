@@ -315,7 +315,7 @@ def test_nothing_is_executed_from_a_retired_folder(tmp_path):
     """A pickle that would run code is refused, and the code does not run."""
     folder = write_retired(tmp_path / "a", {"in_features": 2, "out_features": 2, "bias": False}, {})
     trace = tmp_path / "executed"
-    (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Touch(str(trace))))
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Touch(str(trace)), protocol=2))
     with pytest.raises(ModelFolderError, match=r"pytorch_model\.bin can't be read"):
         LinearLayer.load(folder)
     assert not trace.exists()

@@ -100,7 +100,6 @@ def test_finetuning_improves_retrieval_and_says_so(engine):
     assert run.evaluator.evaluate(run.model).metrics == pytest.approx(metrics["after"])
     card = (Path(run.model_output_path) / "README.md").read_text()
     assert run.report.to_markdown() in card
-    assert "**better**" in card or "better" in card
     assert (Path(run.model_output_path) / "report.html").is_file()
 
 
@@ -391,14 +390,15 @@ def test_a_loss_that_is_not_finite_stops_with_its_step_and_leaves_the_old_model(
 
 
 def test_hard_negatives_are_trained_against(engine):
-    """More queries rank above their hard negative when it is trained against."""
+    """A query's document ends up further above its hard negative that is trained against."""
     dataset = tiny_dataset(12, 2)
     hard = {qid: [f"d{(int(qid[1:].split('-')[0]) + 1) % 12}"] for qid in dataset.queries}
-    above = []
+    gaps = []
     for given in (None, hard):
         run = engine(
             dataset=dataset.model_copy(update={"hard_negatives": given}),
             batch_size=2,
+            epochs=8,
             training_args={"learning_rate": 1e-3},
         )
         run.finetune()
@@ -406,8 +406,8 @@ def test_hard_negatives_are_trained_against(engine):
         queries = encode(list(dataset.queries.values()))
         own = encode([dataset.corpus[dataset.relevant_docs[qid][0]] for qid in dataset.queries])
         other = encode([dataset.corpus[hard[qid][0]] for qid in dataset.queries])
-        above.append(float(np.mean(np.sum(queries * (own - other), axis=1) > 0)))
-    assert above[1] > above[0]
+        gaps.append(float(np.mean(np.sum(queries * (own - other), axis=1))))
+    assert gaps[1] > gaps[0] + 0.02
 
 
 @pytest.mark.parametrize("batching", ["by_document", "pairs"])
@@ -477,6 +477,27 @@ def test_length_is_left_alone_below_five_percent_and_capped_by_positions(tiny_be
     assert choose_max_seq_length(model, np.array([10] * 95 + [50] * 5)) is None
     assert choose_max_seq_length(model, np.array([10] * 90 + [50] * 10)) == 50
     assert choose_max_seq_length(model, np.array([10] * 90 + [500] * 10)) == 64
+
+
+def test_attention_is_fused_on_a_cpu_while_training(engine):
+    """The dropout of attention probabilities, and no other, is off during the training."""
+    rates = {"attention.self.dropout": [], "attention.output.dropout": []}
+
+    class Watch(TrainerCallback):
+        """Note the dropout rates in the middle of the training."""
+
+        def on_step_end(self, args, state, control, model=None, **kwargs):
+            for name, module in model.named_modules():
+                for end, seen in rates.items():
+                    if name.endswith(end):
+                        seen.append(module.p)
+
+    run = engine(callbacks=[Watch()])
+    run.finetune()
+    assert set(rates["attention.self.dropout"]) == {0.0}
+    assert set(rates["attention.output.dropout"]) == {0.1}
+    after = {m.p for n, m in run.model.named_modules() if n.endswith("attention.self.dropout")}
+    assert after == {0.1}
 
 
 def test_precision_is_detected_never_assumed(monkeypatch):

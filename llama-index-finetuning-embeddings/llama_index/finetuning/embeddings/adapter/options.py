@@ -37,7 +37,7 @@ class TrainingOptions:
 
     Attributes:
         epochs: Passes over the pairs of a query and a relevant document.
-        batch_size: Pairs a step; None: by the number of pairs, 32 at the least.
+        batch_size: Pairs a step; None: so many that an epoch has some 20 steps.
         lr: Learning rate at its highest.
         identity_pull: Weight of the squared distance to the start (the identity, for a fresh
             adapter) in the loss; more of it keeps vectors closer to what the base gives. None:

@@ -14,12 +14,12 @@ from llama_index.finetuning.embeddings.errors import TrainingError
 
 logger = logging.getLogger(__name__)
 
-_BATCH_SIZES = (32, 1024)
-_STEPS_PER_EPOCH = 64
+_BATCH_SIZES = (8, 1024)
+_STEPS_PER_EPOCH = 20
 
 
 def batch_size(options: TrainingOptions, n_pairs: int) -> int:
-    """Return the pairs a step: as told, or so that an epoch has some 64 steps."""
+    """Return the pairs a step: as told, or so that an epoch has some 20 steps."""
     smallest, largest = _BATCH_SIZES
     return options.batch_size or min(largest, max(smallest, n_pairs // _STEPS_PER_EPOCH))
 

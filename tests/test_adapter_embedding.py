@@ -1,0 +1,428 @@
+"""Tests of `adapter_embedding`: a base with an adapter, and a pair of models."""
+
+import asyncio
+import copy
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+from fakes import HashEmbedding
+from llama_index.core import VectorStoreIndex
+from llama_index.core.callbacks import CallbackManager, CBEventType, LlamaDebugHandler
+from llama_index.core.embeddings import MockEmbedding, resolve_embed_model
+from llama_index.core.ingestion import IngestionPipeline
+from llama_index.core.instrumentation import get_dispatcher
+from llama_index.core.instrumentation.event_handlers import BaseEventHandler
+from llama_index.core.schema import TextNode
+from llama_index.embeddings.huggingface import HuggingFaceEmbedding
+
+from llama_index.finetuning.embeddings import ConfigurationError, ModelFolderError
+from llama_index.finetuning.embeddings.adapter_embedding import (
+    AdapterEmbeddingModel,
+    AsymmetricEmbeddingModel,
+    LinearAdapterEmbeddingModel,
+)
+from llama_index.finetuning.embeddings.adapters import (
+    BaseAdapter,
+    LinearLayer,
+    LowRankAdapter,
+    TwoLayerNN,
+    save_adapter,
+)
+from llama_index.finetuning.embeddings.encoding import encode
+from llama_index.finetuning.embeddings.encoding.identity import identity
+
+DIM = 8
+MATRIX = torch.linspace(-1.0, 1.0, DIM * DIM).reshape(DIM, DIM).sin()
+
+
+def linear(out_features=DIM, bias=False):
+    """Return a linear layer of known weights."""
+    layer = LinearLayer(DIM, out_features, bias=bias)
+    with torch.no_grad():
+        layer.linear.weight.copy_(MATRIX[:out_features])
+    return layer
+
+
+def folder_of(tmp_path, adapter, transform="query", base=None):
+    """Write an adapter's folder and return its path."""
+    path = tmp_path / f"{type(adapter).__name__}-{transform}"
+    path.mkdir()
+    save_adapter(
+        adapter,
+        path,
+        transform=transform,
+        embed_model=base or HashEmbedding(dim=DIM),
+        dimension=DIM,
+    )
+    return str(path)
+
+
+@pytest.fixture
+def path(tmp_path):
+    """The folder of a linear adapter for queries."""
+    return folder_of(tmp_path, linear())
+
+
+def mapped(vector):
+    """Return the unit vector along ``MATRIX @ vector``."""
+    product = MATRIX.numpy() @ np.asarray(vector)
+    return product / np.linalg.norm(product)
+
+
+def test_queries_pass_through_the_adapter_and_texts_do_not(path):
+    """A query is W q at length one; a text is what the base gives, so an index stays valid."""
+    base = HashEmbedding(dim=DIM)
+    model = AdapterEmbeddingModel(base, path)
+    assert np.allclose(model.get_query_embedding("amber"), mapped(base.vector("amber")), atol=1e-6)
+    assert model.get_text_embedding("amber") == base.vector("amber")
+
+
+def test_both_sides_pass_through_an_adapter_for_both(tmp_path):
+    """With transform='both', queries and texts get the same map, one or many."""
+    base = HashEmbedding(dim=DIM)
+    model = AdapterEmbeddingModel(base, folder_of(tmp_path, linear(), "both"))
+    expected = mapped(base.vector("amber"))
+    assert np.allclose(model.get_query_embedding("amber"), expected, atol=1e-6)
+    assert np.allclose(model.get_text_embedding("amber"), expected, atol=1e-6)
+    assert np.allclose(model.get_text_embedding_batch(["x", "amber"])[1], expected, atol=1e-6)
+
+
+def test_transform_query_false_leaves_the_adapter_out(tmp_path):
+    """The model then gives what the base gives, also with an adapter for both sides."""
+    base = HashEmbedding(dim=DIM)
+    model = AdapterEmbeddingModel(
+        base, folder_of(tmp_path, linear(), "both"), transform_query=False
+    )
+    assert model.get_query_embedding("amber") == base.vector("amber")
+    assert model.get_text_embedding("amber") == base.vector("amber")
+
+
+def test_lengths_follow_the_base(path):
+    """Where the base's vectors are not of length one, neither are the adapted ones."""
+
+    class Long(HashEmbedding):
+        def vector(self, text):
+            return [3 * value for value in super().vector(text)]
+
+    base = Long(dim=DIM)
+    adapted = AdapterEmbeddingModel(base, path).get_query_embedding("amber")
+    assert np.allclose(adapted, MATRIX.numpy() @ np.asarray(base.vector("amber")), atol=1e-5)
+
+
+def test_texts_go_in_batches_through_the_base(path):
+    """A batch is one call of the base, in sync and async calls alike."""
+    base = HashEmbedding(dim=DIM)
+    model = AdapterEmbeddingModel(base, path, embed_batch_size=4)
+    texts = [f"text {i}" for i in range(6)]
+    found = model.get_text_embedding_batch(texts)
+    assert base.text_batches == [4, 2]
+    assert asyncio.run(model.aget_text_embedding_batch(texts)) == found
+    assert base.text_batches == [4, 2, 4, 2]
+
+
+def test_the_batch_size_is_the_bases_by_default(path):
+    """Left alone it is the base's own, so that the adapter costs no smaller batches."""
+    base = HashEmbedding(dim=DIM, embed_batch_size=32)
+    assert AdapterEmbeddingModel(base, path).embed_batch_size == 32
+    assert AdapterEmbeddingModel(base, path, embed_batch_size=7).embed_batch_size == 7
+
+
+def test_async_calls_give_the_same(path):
+    """Query and text, alone, through the base's async calls."""
+    calls = []
+
+    class Async(HashEmbedding):
+        async def _aget_query_embedding(self, query):
+            calls.append("query")
+            return self.vector(query)
+
+        async def _aget_text_embedding(self, text):
+            calls.append("text")
+            return self.vector(text)
+
+    model = AdapterEmbeddingModel(Async(dim=DIM), path)
+    assert asyncio.run(model.aget_query_embedding("a")) == model.get_query_embedding("a")
+    assert asyncio.run(model.aget_text_embedding("a")) == model.get_text_embedding("a")
+    assert calls == ["query", "text"]
+
+
+def test_queries_in_a_batch(path):
+    """`encode` embeds queries through base and adapter in batches."""
+    base = HashEmbedding(dim=DIM)
+    model = AdapterEmbeddingModel(base, path)
+    found = encode(model, ["amber", "bridge"], "query")
+    assert np.allclose(found, [mapped(base.vector(q)) for q in ("amber", "bridge")], atol=1e-6)
+
+
+@pytest.mark.parametrize("wrap", ["adapter", "pair"])
+def test_the_rate_limiter_of_the_base_is_heeded(wrap, path):
+    """Each call of the base waits for its limiter once, sync and async."""
+    waits = []
+
+    class Limiter:
+        def acquire(self, num_tokens=0):
+            waits.append("sync")
+
+        async def async_acquire(self, num_tokens=0):
+            waits.append("async")
+
+    class Limited(HashEmbedding):
+        rate_limiter: object | None = None
+
+    base = Limited(dim=DIM, rate_limiter=Limiter())
+    model = (
+        AdapterEmbeddingModel(base, path)
+        if wrap == "adapter"
+        else AsymmetricEmbeddingModel(base, base)
+    )
+    model.get_query_embedding("a")
+    model.get_text_embedding("a")
+    model.get_text_embedding_batch(["a", "b"])
+    assert waits == ["sync"] * 3
+
+    async def calls():
+        await model.aget_query_embedding("a")
+        await model.aget_text_embedding("a")
+        await model.aget_text_embedding_batch(["a", "b"])
+
+    asyncio.run(calls())
+    assert waits[3:] == ["async"] * 3
+
+
+def test_it_says_what_it_is(path):
+    """Name, class name and serialised form tell base, adapter and side."""
+    model = AdapterEmbeddingModel(HashEmbedding(dim=DIM, model_name="the-base"), path)
+    assert model.class_name() == "AdapterEmbeddingModel"
+    assert model.model_name == "the-base + LinearLayer (query)"
+    found = model.to_dict()
+    assert found["class_name"] == "AdapterEmbeddingModel"
+    assert found["base_model_name"] == "the-base"
+    assert found["adapter_class"] == "LinearLayer"
+    assert found["adapter_path"] == path
+    assert found["transform"] == "query"
+
+
+def test_the_old_name_is_the_same_class():
+    """LinearAdapterEmbeddingModel is an alias."""
+    assert LinearAdapterEmbeddingModel is AdapterEmbeddingModel
+
+
+def test_callbacks_and_events(path):
+    """One callback event and one instrumentation event a call, with the adapted vectors."""
+    ended = []
+
+    class Handler(BaseEventHandler):
+        @classmethod
+        def class_name(cls):
+            return "Handler"
+
+        def handle(self, event, **kwargs):
+            if type(event).__name__ == "EmbeddingEndEvent":
+                ended.append(event)
+
+    debug = LlamaDebugHandler(print_trace_on_end=False)
+    model = AdapterEmbeddingModel(
+        HashEmbedding(dim=DIM), path, callback_manager=CallbackManager([debug])
+    )
+    dispatcher = get_dispatcher()
+    handler = Handler()
+    dispatcher.add_event_handler(handler)
+    try:
+        vector = model.get_query_embedding("amber")
+    finally:
+        dispatcher.event_handlers.remove(handler)
+    assert len(debug.get_event_pairs(CBEventType.EMBEDDING)) == 1
+    assert [event.embeddings for event in ended] == [[vector]]
+
+
+def test_an_index_and_a_pipeline_take_it(path):
+    """VectorStoreIndex embeds nodes with the base alone and looks queries up adapted."""
+    base = HashEmbedding(dim=DIM)
+    model = AdapterEmbeddingModel(base, path)
+    nodes = [TextNode(text=text, id_=text) for text in ("amber", "bridge", "candle")]
+    embedded = IngestionPipeline(transformations=[model], disable_cache=True).run(nodes=nodes)
+    assert embedded[0].embedding == base.vector("amber")
+    index = VectorStoreIndex(nodes, embed_model=model)
+    found = index.as_retriever(similarity_top_k=3).retrieve("bridge")
+    scores = {
+        text: float(mapped(base.vector("bridge")) @ np.asarray(base.vector(text)))
+        for text in ("amber", "bridge", "candle")
+    }
+    assert [one.node_id for one in found] == sorted(scores, key=scores.get, reverse=True)
+
+
+def test_pickled_and_copied(path):
+    """A copy in another process or in this one gives the same vectors."""
+    model = AdapterEmbeddingModel(HashEmbedding(dim=DIM), path)
+    expected = model.get_query_embedding("amber")
+    for other in (pickle.loads(pickle.dumps(model)), copy.deepcopy(model)):
+        assert other.get_query_embedding("amber") == expected
+
+
+def test_many_threads(path):
+    """Calls at the same time give what they give alone."""
+    model = AdapterEmbeddingModel(HashEmbedding(dim=DIM), path)
+    texts = [f"text {i}" for i in range(40)]
+    expected = [model.get_query_embedding(text) for text in texts]
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(model.get_query_embedding, texts)) == expected
+
+
+def test_custom_adapters_are_used_in_evaluation_mode(tmp_path):
+    """Dropout of a custom adapter is off."""
+
+    class Dropping(BaseAdapter):
+        def __init__(self):
+            super().__init__()
+            self.dropout = torch.nn.Dropout(0.9)
+            self.scale = torch.nn.Parameter(torch.ones(1))
+
+        def get_config_dict(self):
+            return {}
+
+        def forward(self, embed):
+            return self.dropout(embed) * self.scale
+
+    base = HashEmbedding(dim=DIM)
+    model = AdapterEmbeddingModel(base, folder_of(tmp_path, Dropping()), Dropping)
+    assert np.allclose(model.get_query_embedding("amber"), base.vector("amber"), atol=1e-6)
+
+
+def test_a_base_of_another_dimension(path):
+    """Where the base tells its dimension, the construction fails before anything is embedded."""
+    base = HashEmbedding(dim=5)
+    with pytest.raises(
+        ModelFolderError, match=r"for vectors of 8 dimensions, and those of 'hash' have 5"
+    ):
+        AdapterEmbeddingModel(base, path)
+    assert base.texts_seen == []
+
+
+def test_a_base_of_another_dimension_that_does_not_tell(path):
+    """Where it does not, the first query fails, with the same words."""
+
+    class Silent(MockEmbedding):
+        embed_dim: str = "unknown"
+
+        def _get_query_embedding(self, query):
+            return [1.0] * 5
+
+    model = AdapterEmbeddingModel(Silent(embed_dim="unknown"), path)
+    with pytest.raises(ModelFolderError, match="for vectors of 8 dimensions"):
+        model.get_query_embedding("amber")
+
+
+def test_another_base_of_the_same_dimension_is_reported(path, caplog):
+    """The name in the folder and the name of the base differ: that is logged."""
+    AdapterEmbeddingModel(HashEmbedding(dim=DIM, model_name="other"), path)
+    assert "was trained on 'hash' and now stands behind 'other'" in caplog.text
+
+
+def test_no_embedding_model(path):
+    """A name in the base's place is refused."""
+    with pytest.raises(ConfigurationError, match=r"'base_embed_model' must be .* \(got str\)"):
+        AdapterEmbeddingModel("local:x", path)
+
+
+def test_the_matrix(tmp_path):
+    """`to_numpy` gives W, also of a low-rank adapter, and refuses what is no matrix."""
+    base = HashEmbedding(dim=DIM)
+    low_rank = LowRankAdapter(DIM, rank=2)
+    with torch.no_grad():
+        low_rank.up.weight.copy_(MATRIX[:, :2])
+    found = AdapterEmbeddingModel(base, folder_of(tmp_path, linear())).to_numpy()
+    assert np.allclose(found, MATRIX.numpy())
+    found = AdapterEmbeddingModel(base, folder_of(tmp_path, low_rank)).to_numpy()
+    expected = torch.eye(DIM) + low_rank.up.weight @ low_rank.down.weight
+    assert np.allclose(found, expected.detach().numpy(), atol=1e-6)
+    for adapter, words in (
+        (TwoLayerNN(DIM, 4, DIM), "got TwoLayerNN"),
+        (linear(bias=True), "LinearLayer with bias"),
+    ):
+        model = AdapterEmbeddingModel(base, folder_of(tmp_path, adapter, "both"))
+        with pytest.raises(ConfigurationError, match=words):
+            model.to_numpy()
+
+
+def test_identity_changes_with_the_adapter(tmp_path):
+    """A cache of vectors tells two adapters over one base apart."""
+    base = HashEmbedding(dim=DIM)
+    path = folder_of(tmp_path, linear())
+    before = identity(AdapterEmbeddingModel(base, path))
+    assert identity(AdapterEmbeddingModel(base, path)) == before
+    LinearLayer(DIM, DIM).save(path)
+    assert identity(AdapterEmbeddingModel(base, path)) != before
+
+
+@pytest.mark.parametrize("out_features", [32, 16])
+def test_export(out_features, tiny_bert_dir, tmp_path):
+    """The exported folder, loaded by name, gives the vectors of base and adapter."""
+    base = HuggingFaceEmbedding(str(tiny_bert_dir), device="cpu")
+    adapter = LinearLayer(32, out_features)
+    with torch.no_grad():
+        adapter.linear.weight.add_(torch.linspace(-1, 1, 32 * out_features).reshape(-1, 32).sin())
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    save_adapter(adapter, folder, transform="both", embed_model=base, dimension=32)
+    model = AdapterEmbeddingModel(base, str(folder))
+    exported = model.export_sentence_transformer(tmp_path / "exported")
+    loaded = resolve_embed_model(f"local:{exported}")
+    texts = ["amber bridge", "candle desert ember forest"]
+    expected = model.get_text_embedding_batch(texts)
+    assert np.allclose(loaded.get_text_embedding_batch(texts), expected, atol=1e-5)
+    assert np.allclose(
+        loaded.get_query_embedding("amber"), model.get_query_embedding("amber"), atol=1e-5
+    )
+
+
+def test_export_refusals(tiny_bert_dir, tmp_path):
+    """One side alone, a base that is no Sentence Transformer, a network: each says why not."""
+    base = HashEmbedding(dim=DIM)
+    for adapter, transform, words in (
+        (linear(), "query", "'transform' must be 'both'"),
+        (linear(), "both", "needs a HuggingFaceEmbedding"),
+        (TwoLayerNN(DIM, 4, DIM), "both", "Only a LinearLayer without bias"),
+    ):
+        model = AdapterEmbeddingModel(base, folder_of(tmp_path, adapter, transform))
+        with pytest.raises(ConfigurationError, match=words):
+            model.export_sentence_transformer(tmp_path / "exported")
+    assert not (tmp_path / "exported").exists()
+
+
+def test_a_pair_of_models():
+    """Queries go through one model, texts through the other, sync and async, alone and many."""
+    queries = HashEmbedding(dim=DIM, query_prefix="ask ", model_name="q")
+    texts = HashEmbedding(dim=DIM, embed_batch_size=3, model_name="t")
+    model = AsymmetricEmbeddingModel(queries, texts)
+    asked, written = queries.vector("ask amber"), texts.vector("amber")
+    assert model.get_query_embedding("amber") == asked
+    assert asyncio.run(model.aget_query_embedding("amber")) == asked
+    assert model.get_query_embedding_batch(["amber"]) == [asked]
+    assert model.get_text_embedding("amber") == written
+    assert asyncio.run(model.aget_text_embedding("amber")) == written
+    assert model.get_text_embedding_batch(["amber"] * 4) == [written] * 4
+    assert asyncio.run(model.aget_text_embedding_batch(["amber"] * 4)) == [written] * 4
+    assert texts.text_batches[-4:] == [3, 1, 3, 1]
+    assert queries.texts_seen == []
+    assert (model.query_embed_model, model.text_embed_model) == (queries, texts)
+
+
+def test_a_pair_says_what_it_is():
+    """Its name and serialised form name both models."""
+    model = AsymmetricEmbeddingModel(HashEmbedding(model_name="q"), HashEmbedding(model_name="t"))
+    assert model.model_name == "q -> t"
+    found = model.to_dict()
+    assert (found["query_model_name"], found["text_model_name"]) == ("q", "t")
+    assert found["class_name"] == model.class_name() == "AsymmetricEmbeddingModel"
+    assert pickle.loads(pickle.dumps(model)).model_name == "q -> t"
+
+
+def test_a_pair_that_does_not_fit():
+    """Different dimensions, or something that is no model, are refused at construction."""
+    with pytest.raises(ConfigurationError, match=r"vectors of one length \(got 8 and 5\)"):
+        AsymmetricEmbeddingModel(HashEmbedding(dim=8), HashEmbedding(dim=5))
+    with pytest.raises(ConfigurationError, match=r"'text_embed_model' must be .* \(got str\)"):
+        AsymmetricEmbeddingModel(HashEmbedding(), "model")
