@@ -11,6 +11,14 @@ from llama_index.finetuning.embeddings._conflict import (
 )
 
 
+@pytest.fixture(autouse=True)
+def _not_warned_yet():
+    """Let each test see the one warning of a process."""
+    warn_if_retired_package_is_installed.cache_clear()
+    yield
+    warn_if_retired_package_is_installed.cache_clear()
+
+
 def test_it_names_the_two_commands(tmp_path, monkeypatch):
     """With the retired distribution on the path, the warning says how to mend it."""
     folder = tmp_path / "llama_index_finetuning-0.4.2.dist-info"
@@ -20,8 +28,11 @@ def test_it_names_the_two_commands(tmp_path, monkeypatch):
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     assert importlib.metadata.version("llama-index-finetuning") == "0.4.2"
-    with pytest.warns(RetiredPackageWarning) as caught:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
         warn_if_retired_package_is_installed()
+        warn_if_retired_package_is_installed()
+    assert [warning.category for warning in caught] == [RetiredPackageWarning]
     message = str(caught[0].message)
     assert "pip uninstall -y llama-index-finetuning\n" in message
     assert "pip install --force-reinstall --no-deps llama-index-finetuning-embeddings" in message

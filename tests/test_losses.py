@@ -25,7 +25,9 @@ LOSSES = {
     "MultipleNegativesRankingLoss": losses.MultipleNegativesRankingLoss,
     "MultipleNegativesSymmetricRankingLoss": losses.MultipleNegativesSymmetricRankingLoss,
     "CosineSimilarityLoss": losses.CosineSimilarityLoss,
-    "TripletLoss": losses.TripletLoss,
+    "TripletLoss": lambda m: losses.TripletLoss(
+        m, distance_metric=losses.TripletDistanceMetric.COSINE, triplet_margin=0.5
+    ),
     "ContrastiveLoss": losses.ContrastiveLoss,
     "OnlineContrastiveLoss": losses.OnlineContrastiveLoss,
     "CoSENTLoss": losses.CoSENTLoss,

@@ -293,6 +293,7 @@ def test_batching_is_chosen_by_loss_and_data(engine):
         engine(loss=losses.CoSENTLoss, batching="by_document")
 
 
+@pytest.mark.filterwarnings("ignore:mtime may not be reliable on this filesystem")
 def test_checkpoints_are_limited_and_resuming_ends_where_an_unbroken_run_ends(
     engine, tmp_path, monkeypatch
 ):
@@ -439,6 +440,17 @@ def test_lora_is_merged_into_the_folder_and_kept_beside_it(engine):
     assert (Path(run.model_output_path) / "peft_adapter" / "adapter_config.json").is_file()
     local = vectors(resolve_embed_model("local:" + run.model_output_path))
     assert np.abs(local - run.model.encode(TEXTS, normalize_embeddings=True)).max() < 1e-5
+    trained = []
+
+    class Watch(TrainerCallback):
+        """Note which weights train."""
+
+        def on_train_begin(self, args, state, control, model=None, **kwargs):
+            trained.extend(name for name, p in model.named_parameters() if p.requires_grad)
+
+    run.callbacks.append(Watch())
+    run.finetune()
+    assert set(trained) == trainable
     with pytest.raises(ConfigurationError, match=r"peft\.PeftConfig"):
         engine(peft_config={"r": 4})
 
@@ -667,7 +679,7 @@ def test_an_old_best_of_another_run_is_not_taken(engine, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     stale = Path("checkpoints/out/best")
     stale.mkdir(parents=True)
-    (stale / "best.json").write_text('{"score": 9.0, "step": 77}')
+    (stale / "best.json").write_text('{"score": 9.0, "step": 77, "run": "another"}')
     (stale / "model.safetensors").write_text("rubbish")
     run = engine(
         model_output_path="out", save_checkpoints=True, val_dataset=tiny_dataset(8, 1, seed=3)

@@ -59,7 +59,7 @@ def wheel(tmp_path_factory):
 
 
 def test_it_holds_the_namespace_and_nothing_above_it(wheel):
-    """Only llama_index/finetuning and the metadata; no __init__ that would hide llama-index-core."""
+    """Only llama_index/finetuning and metadata; no __init__ that would hide llama-index-core."""
     names = zipfile.ZipFile(wheel).namelist()
     ours = "llama_index/finetuning/"
     assert all(name.startswith((ours, "llama_index_finetuning_embeddings-")) for name in names)

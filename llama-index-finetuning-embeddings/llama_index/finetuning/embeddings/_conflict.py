@@ -1,5 +1,6 @@
 """Tell the user when the retired package is installed beside this one."""
 
+import functools
 import importlib.metadata
 import warnings
 
@@ -11,6 +12,7 @@ class RetiredPackageWarning(UserWarning):
     """The retired ``llama-index-finetuning`` is installed too, and shares our files."""
 
 
+@functools.cache
 def warn_if_retired_package_is_installed() -> None:
     """Warn, once a process, when both distributions write to ``llama_index/finetuning``.
 

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from safetensors import SafetensorError
+
 from llama_index.finetuning.embeddings.errors import OutputError
 
 _AT_FDCWD = -100
@@ -114,12 +116,11 @@ def _output_errors(target: Path) -> Iterator[None]:
         yield
     except OutputError:
         raise
-    except OSError as error:
-        if error.filename is None and error.errno is None:
-            raise
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise OutputError(
-            f"Can't write {str(target)!r}: {error.strerror or error}. What stood there before "
-            "is unchanged; free space or choose another path."
+            f"Can't write {str(target)!r}: {reason}. What stood there before is unchanged; free "
+            "space or choose another path."
         ) from error
 
 

@@ -1,7 +1,6 @@
 """`EmbeddingAdapterFinetuneEngine`."""
 
 import logging
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,22 +19,22 @@ from llama_index.finetuning.embeddings.adapter.checks import (
     check_dimension,
 )
 from llama_index.finetuning.embeddings.adapter.options import TrainingOptions, parse
-from llama_index.finetuning.embeddings.adapter.run import Outcome, Run, Vectors
+from llama_index.finetuning.embeddings.adapter.run import Run, Vectors
 from llama_index.finetuning.embeddings.adapter.vectors import Rows, rows_to_train_on
+from llama_index.finetuning.embeddings.adapter.writing import write_outcome
 from llama_index.finetuning.embeddings.adapter_embedding import AdapterEmbeddingModel
 from llama_index.finetuning.embeddings.adapters import (
     BaseAdapter,
     LinearLayer,
     load_adapter,
     save_adapter,
-    saves_itself,
 )
 from llama_index.finetuning.embeddings.base import BaseFinetuningEngine
 from llama_index.finetuning.embeddings.dataset import EmbeddingQAFinetuneDataset
 from llama_index.finetuning.embeddings.encoding import Side, encode, stated_dimension
 from llama_index.finetuning.embeddings.errors import ConfigurationError
 from llama_index.finetuning.embeddings.files import atomic_folder, check_writable
-from llama_index.finetuning.embeddings.manifest import describe_run, write_manifest
+from llama_index.finetuning.embeddings.report import RetrievalReport
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +98,8 @@ class EmbeddingAdapterFinetuneEngine(BaseFinetuningEngine):
         self.dataset = dataset
         self.embed_model = embed_model
         self.batch_size = batch_size
-        self.report = ""
+        self.summary = ""
+        self.report: RetrievalReport | None = None
         self._defaults = {
             "batch_size": batch_size,
             "epochs": epochs,
@@ -169,6 +169,9 @@ class EmbeddingAdapterFinetuneEngine(BaseFinetuningEngine):
     def finetune(self, **train_kwargs: Any) -> None:
         """Embed what is not in the cache, train, and write the adapter's folder.
 
+        What came of it is logged and kept as ``summary``. With a validation set, the table of
+        base against finetuned model is kept as ``report`` and written as ``report.html``.
+
         Args:
             **train_kwargs: Fields of `TrainingOptions`, which override the constructor's.
 
@@ -193,12 +196,21 @@ class EmbeddingAdapterFinetuneEngine(BaseFinetuningEngine):
         )
         outcome = run.outcome()
         trained = time.perf_counter()
-        self.report = outcome.report
-        logger.info(outcome.report)
+        self.summary = outcome.summary
+        logger.info(outcome.summary)
         if outcome.is_base:
             self._model = LinearLayer(self.dim, self.dim)
         seconds = {"embedding": embedded - began, "training": trained - embedded}
-        self._write(options, outcome, seconds)
+        self.report = write_outcome(
+            self._model_output_path,
+            self.model,
+            options,
+            outcome,
+            dataset=self.dataset,
+            embed_model=self.embed_model,
+            dimension=self.dim,
+            seconds=seconds,
+        )
 
     def get_finetuned_model(self, **model_kwargs: Any) -> BaseEmbedding:
         """Load the finetuned model: the base with the adapter behind it.
@@ -236,7 +248,9 @@ class EmbeddingAdapterFinetuneEngine(BaseFinetuningEngine):
         found = []
         for dataset, rows in parts:
             n_queries, n_documents = len(dataset.queries), len(rows.document_ids)
-            found.append(Vectors(query_vectors[:n_queries], document_vectors[:n_documents], rows))
+            found.append(
+                Vectors(query_vectors[:n_queries], document_vectors[:n_documents], rows, dataset)
+            )
             query_vectors = query_vectors[n_queries:]
             document_vectors = document_vectors[n_documents:]
         return found
@@ -265,35 +279,10 @@ class EmbeddingAdapterFinetuneEngine(BaseFinetuningEngine):
 
     def _checkpoint(self, step: int, options: TrainingOptions) -> None:
         with atomic_folder(Path(str(options.checkpoint_path)) / f"step_{step}") as folder:
-            self._save_adapter(folder, options)
-
-    def _save_adapter(self, folder: Path, options: TrainingOptions) -> None:
-        save_adapter(
-            self.model,
-            folder,
-            transform=options.transform,
-            embed_model=self.embed_model,
-            dimension=self.dim,
-        )
-
-    def _write(self, options: TrainingOptions, outcome: Outcome, seconds: dict[str, float]) -> None:
-        parameters = {
-            **options.parameters(),
-            "adapter": type(self.model).__name__,
-            "adapter_config": {} if saves_itself(self.model) else self.model.get_config_dict(),
-        }
-        manifest = describe_run(
-            engine=type(self).__name__,
-            parameters=parameters,
-            seed=options.seed,
-            dataset=self.dataset,
-            val_dataset=options.val_dataset,
-            seconds=seconds,
-            metrics=outcome.metrics,
-            base_model=self.embed_model.model_name,
-            report=outcome.report,
-            training_log=outcome.log,
-        )
-        with atomic_folder(os.fspath(self._model_output_path)) as folder:
-            self._save_adapter(folder, options)
-            write_manifest(folder, manifest)
+            save_adapter(
+                self.model,
+                folder,
+                transform=options.transform,
+                embed_model=self.embed_model,
+                dimension=self.dim,
+            )

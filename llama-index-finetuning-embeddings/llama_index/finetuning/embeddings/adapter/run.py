@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -23,7 +23,8 @@ from llama_index.finetuning.embeddings.adapter.selection import (
 )
 from llama_index.finetuning.embeddings.adapter.training import steps_per_epoch
 from llama_index.finetuning.embeddings.adapter.vectors import Rows, TrainingSet
-from llama_index.finetuning.embeddings.evaluation.evaluate import evaluate_vectors
+from llama_index.finetuning.embeddings.dataset import EmbeddingQAFinetuneDataset
+from llama_index.finetuning.embeddings.evaluation import RetrievalResult, evaluate_vectors
 
 logger = logging.getLogger(__name__)
 
@@ -39,11 +40,13 @@ class Vectors:
         queries: One row per query, in the order of the dataset.
         documents: One row per row number of ``rows``.
         rows: Which documents belong to which query.
+        dataset: The dataset.
     """
 
     queries: Tensor
     documents: Tensor
     rows: Rows
+    dataset: EmbeddingQAFinetuneDataset
 
 
 @dataclass(frozen=True)
@@ -52,15 +55,17 @@ class Outcome:
 
     Attributes:
         is_base: The base is handed back, not what was trained.
-        report: What happened, in words.
+        summary: What happened, in words.
         metrics: ``before`` and ``after``, where they were measured.
         log: Records of ``step`` and ``loss``, or of ``step`` and the validation metric.
+        results: The base's and the finetuned model's results on the validation set, if any.
     """
 
     is_base: bool
-    report: str
+    summary: str
     metrics: dict[str, Any]
     log: list[dict[str, float]]
+    results: dict[str, RetrievalResult] = field(default_factory=dict)
 
 
 @dataclass
@@ -118,7 +123,7 @@ class Run:
             steps = self._train(pulls(self._options))
         return Outcome(
             is_base=False,
-            report=(
+            summary=(
                 f"Trained for {steps:,} steps as told. Whether that helps was not measured: pass "
                 "val_dataset, or auto=True."
             ),
@@ -133,35 +138,39 @@ class Run:
             validation.rows.relevant,
             self._options.transform,
         )
-        before = self._metrics(validation, None)
+        before = after = self._result(validation, None)
         best = _Best(float(scorer(None).mean()))
         best.offer(float(scorer(self._adapter).mean()), self._adapter, 0)
         steps = self._train(pulls(self._options), scorer, best)
         if best.weights is None:
-            after = before
-            report = (
+            summary = (
                 f"No step of {steps:,} was better than the base on the validation set (nDCG@10 "
-                f"{before[_METRIC]:.4f}): the base is handed back unchanged."
+                f"{before.metrics[_METRIC]:.4f}): the base is handed back unchanged."
             )
         else:
             self._adapter.load_state_dict(best.weights)
-            after = self._metrics(validation, self._adapter)
-            report = (
-                f"nDCG@10 on the validation set: {before[_METRIC]:.4f} before, "
-                f"{after[_METRIC]:.4f} after (best of {steps:,} steps: {best.step:,})."
+            after = self._result(validation, self._adapter)
+            summary = (
+                f"nDCG@10 on the validation set: {before.metrics[_METRIC]:.4f} before, "
+                f"{after.metrics[_METRIC]:.4f} after (best of {steps:,} steps: {best.step:,})."
             )
-        metrics = {"before": before, "after": after, "best_step": best.step}
-        return Outcome(best.weights is None, report, metrics, self._log)
+        return Outcome(
+            is_base=best.weights is None,
+            summary=summary,
+            metrics={"before": before.metrics, "after": after.metrics, "best_step": best.step},
+            log=self._log,
+            results={"base": before, "finetuned": after},
+        )
 
     def _cross_validated(self) -> Outcome:
         folds = n_folds(self._vectors.rows)
         if folds < 2:
-            report = (
+            summary = (
                 "All queries share their documents, so that none can be held out to see whether "
                 "training helps: the base is handed back unchanged. Pass val_dataset, or "
                 "auto=False to train all the same."
             )
-            return Outcome(True, report, {}, [])
+            return Outcome(is_base=True, summary=summary, metrics={}, log=[])
         trainings = folds * n_repeats(len(self._vectors.queries))
         with self._bar(trainings * self._n_steps(len(pulls(self._options))), "Choosing") as bar:
             choice = cross_validate(
@@ -185,7 +194,12 @@ class Run:
                 "standard_errors": choice.errors[1:],
             },
         }
-        return Outcome(choice.stages is None, _in_words(choice, folds), metrics, self._log)
+        return Outcome(
+            is_base=choice.stages is None,
+            summary=_in_words(choice, folds),
+            metrics=metrics,
+            log=self._log,
+        )
 
     def _train(
         self,
@@ -243,22 +257,18 @@ class Run:
         """Scale documents to length one once, unless the adapter is to get them as they are."""
         if self._options.transform == "both":
             return vectors
-        return Vectors(vectors.queries, F.normalize(vectors.documents, dim=-1), vectors.rows)
+        return replace(vectors, documents=F.normalize(vectors.documents, dim=-1))
 
-    def _metrics(self, validation: Vectors, adapter: nn.Module | None) -> dict[str, float]:
-        dataset = self._options.val_dataset
-        if dataset is None:
-            return {}
+    def _result(self, validation: Vectors, adapter: nn.Module | None) -> RetrievalResult:
+        """Return the result on the validation set, as `evaluate_retrieval` would."""
+        dataset = validation.dataset
         queries, documents = validation.queries, validation.documents
         if adapter is not None:
             queries = adapted(adapter, queries)
             if self._options.transform == "both":
                 documents = adapted(adapter, documents)
-        row_of = validation.rows.row_of
-        rows = [row_of[docid] for docid in dataset.corpus]
-        return evaluate_vectors(
-            queries.cpu().numpy(), documents.cpu().numpy()[rows], dataset
-        ).metrics
+        rows = [validation.rows.row_of[docid] for docid in dataset.corpus]
+        return evaluate_vectors(queries.cpu().numpy(), documents.cpu().numpy()[rows], dataset)
 
     def _bar(self, total: int, description: str) -> "tqdm[Any]":
         return tqdm(

@@ -191,8 +191,7 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
 
         self.model = self._load_model()
         set_seed(seed)
-        if peft_config is not None:
-            lora.add_adapter(self.model, peft_config)
+        self._add_adapter()
         self._task = self._build_task(loss)
         self.loss = self._task.loss
         self.report: RetrievalReport | None = None
@@ -227,6 +226,11 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
         if not {"dtype", "torch_dtype"} & self.model_kwargs.keys():
             model.float()
         return model
+
+    def _add_adapter(self) -> None:
+        # An adapter is merged when a run ends, so that the next run needs one of its own.
+        if self.peft_config is not None and not lora.has_adapter(self.model):
+            lora.add_adapter(self.model, self.peft_config)
 
     def _build_task(self, loss: Any) -> Task:
         dim = upstream.embedding_dimension(self.model)
@@ -288,6 +292,8 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
             OutputError: The output can't be written.
         """
         self.dataset.check()
+        if self.val_dataset is not None:
+            self.val_dataset.check()
         output = Path(self.model_output_path)
         check_places(output, self.checkpoint_path)
         device = self.model.device
@@ -302,6 +308,7 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
             )
             started = time.perf_counter()
             set_seed(self.seed)
+            self._add_adapter()
             own_length = self.model.max_seq_length
             base = None if self.evaluator is None else self.evaluator.evaluate(self.model)
             self._set_max_seq_length()
@@ -317,7 +324,6 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
                 else:
                     result = self.evaluator.evaluate(self.model)
             self._save(output, trainer, best, base, result, phases)
-            shutil.rmtree(folder / "best", ignore_errors=True)
 
     @contextlib.contextmanager
     def _work_folder(self) -> Iterator[Path]:
@@ -357,7 +363,7 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
         best = None
         callbacks = [CheckpointSeal(fingerprint), *self.callbacks]
         if base is not None:
-            best = BestModel(self.model, folder / "best")
+            best = BestModel(self.model, folder / "best", fingerprint)
             best.offer(base.metrics["ndcg@10"], BASE_STEP)
             callbacks.append(best)
         trainer = Trainer(

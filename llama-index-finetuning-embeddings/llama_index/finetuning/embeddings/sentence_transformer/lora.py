@@ -1,9 +1,11 @@
 """Training with PEFT adapters (LoRA and kin) that are merged into the saved model."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from sentence_transformers import SentenceTransformer
+from torch import nn
 
 from llama_index.finetuning.embeddings.errors import ConfigurationError, require
 from llama_index.finetuning.embeddings.sentence_transformer import upstream
@@ -30,11 +32,21 @@ def add_adapter(model: SentenceTransformer, peft_config: Any) -> None:
     setattr(module, name, peft.get_peft_model(transformer, peft_config))
 
 
+def has_adapter(model: SentenceTransformer) -> bool:
+    """Tell whether a part of the model is wrapped in a PEFT model."""
+    return any(True for _ in _adapted(model))
+
+
 def merge_adapter(model: SentenceTransformer, folder: Path) -> None:
     """Write the adapter below ``folder`` and fold it into the weights that it adapts."""
+    for module, name, child in list(_adapted(model)):
+        child.save_pretrained(str(folder / ADAPTER_FOLDER))
+        setattr(module, name, child.merge_and_unload())
+
+
+def _adapted(model: SentenceTransformer) -> Iterator[tuple[nn.Module, str, Any]]:
     for module in model.children():
-        for name, child in list(module.named_children()):
+        for name, child in module.named_children():
             # Only a PEFT model has this method, and PEFT need not be installed to ask.
             if hasattr(child, "merge_and_unload"):
-                child.save_pretrained(str(folder / ADAPTER_FOLDER))
-                setattr(module, name, child.merge_and_unload())
+                yield module, name, child

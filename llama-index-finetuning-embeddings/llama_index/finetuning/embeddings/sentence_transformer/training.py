@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import json
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -97,14 +98,16 @@ class BestModel(TrainerCallback):  # type: ignore[misc]
 
     Args:
         model: The model in training.
-        folder: Where the weights and their score go; a folder that holds them already (a run
-            that is resumed) is gone on with.
+        folder: Where the weights and their score go; those of the same run (one that is resumed)
+            are gone on with.
+        fingerprint: What tells the run from others.
     """
 
-    def __init__(self, model: SentenceTransformer, folder: Path) -> None:
+    def __init__(self, model: SentenceTransformer, folder: Path, fingerprint: str) -> None:
         self._model = model
         self._weights = folder / "model.safetensors"
         self._facts = folder / "best.json"
+        self._fingerprint = fingerprint
         folder.mkdir(parents=True, exist_ok=True)
         self.history: list[dict[str, float]] = []
 
@@ -118,17 +121,19 @@ class BestModel(TrainerCallback):  # type: ignore[misc]
         """The best weights' score; minus infinity before the first."""
         if not (self._facts.is_file() and self._weights.is_file()):
             return float("-inf")
-        return float(read_json_object(self._facts)["score"])
+        facts = read_json_object(self._facts)
+        return float(facts["score"]) if facts["run"] == self._fingerprint else float("-inf")
 
     def offer(self, score: float, step: int) -> None:
         """Keep the model's present weights if they score better than all before."""
         self.history.append({"step": step, "ndcg@10": score})
         if score <= self.score:
             return
+        # Without the facts the weights count as absent, so that the two never disagree.
         self._facts.unlink(missing_ok=True)
         save_model(self._model, str(self._weights))
         with atomic_file(self._facts) as stream:
-            stream.write(f'{{"score": {score!r}, "step": {step}}}\n')
+            json.dump({"score": score, "step": step, "run": self._fingerprint}, stream)
 
     def restore(self) -> None:
         """Put the best weights into the model."""

@@ -1,0 +1,138 @@
+"""Tests of `loading`: a model comes back from its folder alone."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from fakes import HashEmbedding, tiny_dataset
+from llama_index.embeddings.huggingface import HuggingFaceEmbedding
+
+from llama_index.finetuning.embeddings import ConfigurationError, ModelFolderError
+from llama_index.finetuning.embeddings.adapter import EmbeddingAdapterFinetuneEngine
+from llama_index.finetuning.embeddings.adapter_embedding import AdapterEmbeddingModel
+from llama_index.finetuning.embeddings.adapters import LinearLayer
+from llama_index.finetuning.embeddings.loading import load_finetuned_model
+
+
+def finetuned(base, output, **kwargs):
+    """Train an adapter for two epochs and return the engine's model."""
+    engine = EmbeddingAdapterFinetuneEngine(
+        tiny_dataset(),
+        base,
+        model_output_path=str(output),
+        epochs=2,
+        show_progress_bar=False,
+        **kwargs,
+    )
+    engine.finetune()
+    return engine.get_finetuned_model()
+
+
+@pytest.mark.parametrize("transform", ["query", "both"])
+def test_an_adapter_over_a_given_base(transform, tmp_path):
+    """The base is given; class and side come from the folder."""
+    base = HashEmbedding()
+    expected = finetuned(base, tmp_path / "a", transform=transform)
+    loaded = load_finetuned_model(tmp_path / "a", base, embed_batch_size=3)
+    assert type(loaded) is AdapterEmbeddingModel
+    assert loaded.embed_batch_size == 3
+    assert loaded.get_query_embedding("amber") == expected.get_query_embedding("amber")
+    assert loaded.get_text_embedding("amber") == expected.get_text_embedding("amber")
+
+
+def test_an_adapter_over_a_base_that_is_found_by_name(tiny_bert_dir, tmp_path):
+    """A HuggingFaceEmbedding comes back with its instructions, without being given."""
+    base = HuggingFaceEmbedding(str(tiny_bert_dir), device="cpu", query_instruction="query: ")
+    expected = finetuned(base, tmp_path / "a")
+    loaded = load_finetuned_model(str(tmp_path / "a"))
+    assert loaded.base_embed_model.query_instruction == "query: "
+    assert np.allclose(
+        loaded.get_query_embedding("amber"), expected.get_query_embedding("amber"), atol=1e-6
+    )
+
+
+def test_a_base_that_cannot_be_found(tiny_bert_dir, tmp_path):
+    """A class that no name brings back, a folder that is gone, an old folder: pass the base."""
+    finetuned(HashEmbedding(model_name="api-model"), tmp_path / "a")
+    with pytest.raises(
+        ModelFolderError, match=r"the base 'api-model' \(HashEmbedding\).*'base_embed_model'"
+    ):
+        load_finetuned_model(tmp_path / "a")
+    moved = shutil.copytree(tiny_bert_dir, tmp_path / "base")
+    finetuned(HuggingFaceEmbedding(str(moved), device="cpu"), tmp_path / "b")
+    shutil.rmtree(moved)
+    with pytest.raises(ModelFolderError, match=r"The base '.*base' .* can't be loaded"):
+        load_finetuned_model(tmp_path / "b")
+    (tmp_path / "c").mkdir()
+    config = {"in_features": 32, "out_features": 32, "bias": False}
+    (tmp_path / "c" / "config.json").write_text(json.dumps(config))
+    torch.save({"linear.weight": torch.eye(32)}, tmp_path / "c" / "pytorch_model.bin")
+    with pytest.raises(ModelFolderError, match="names no base model"):
+        load_finetuned_model(tmp_path / "c")
+    assert load_finetuned_model(tmp_path / "c", HashEmbedding()).transform == "query"
+
+
+def test_an_adapter_for_another_base(tmp_path):
+    """A base of another dimension is refused."""
+    LinearLayer(8, 8).save(tmp_path / "a")
+    with pytest.raises(ModelFolderError, match="for vectors of 8 dimensions"):
+        load_finetuned_model(tmp_path / "a", HashEmbedding())
+
+
+@pytest.mark.parametrize("prompts", [None, {"query": "query:", "text": ""}])
+def test_a_full_model_comes_back_with_its_prompts(prompts, tiny_bert_dir, tmp_path):
+    """The prompts of finetuning.json are used, none where there are none."""
+    folder = shutil.copytree(tiny_bert_dir, tmp_path / "full")
+    (folder / "finetuning.json").write_text(json.dumps({"prompts": prompts}))
+    loaded = load_finetuned_model(folder, embed_batch_size=7, device="cpu")
+    assert loaded.embed_batch_size == 7
+    plain = HuggingFaceEmbedding(str(tiny_bert_dir), device="cpu")
+    asked = "query:amber" if prompts else "amber"
+    assert np.allclose(
+        loaded.get_query_embedding("amber"), plain.get_text_embedding(asked), atol=1e-6
+    )
+    assert np.allclose(
+        loaded.get_text_embedding("amber"), plain.get_text_embedding("amber"), atol=1e-6
+    )
+
+
+def test_a_full_model_without_a_record(tiny_bert_dir):
+    """A plain Sentence Transformers folder is loaded without prompts."""
+    loaded = load_finetuned_model(tiny_bert_dir, device="cpu")
+    assert type(loaded) is HuggingFaceEmbedding
+
+
+def test_an_export_comes_back_with_its_prompts(tiny_bert_dir, tmp_path):
+    """The export of an adapter over a base with an instruction keeps the instruction."""
+    base = HuggingFaceEmbedding(str(tiny_bert_dir), device="cpu", query_instruction="query: ")
+    model = finetuned(base, tmp_path / "a", transform="both")
+    model.export_sentence_transformer(tmp_path / "full")
+    loaded = load_finetuned_model(tmp_path / "full", device="cpu")
+    assert np.allclose(
+        loaded.get_query_embedding("amber"), model.get_query_embedding("amber"), atol=1e-5
+    )
+
+
+def test_bad_input(tiny_bert_dir, tmp_path):
+    """No folder, no model, a base for a full model, an unreadable record."""
+    with pytest.raises(ModelFolderError, match="There is no model folder"):
+        load_finetuned_model(tmp_path / "nowhere")
+    with pytest.raises(ModelFolderError, match="is no adapter folder"):
+        load_finetuned_model(tmp_path)
+    with pytest.raises(ConfigurationError, match="'base_embed_model' is for adapters"):
+        load_finetuned_model(tiny_bert_dir, HashEmbedding())
+    folder = shutil.copytree(tiny_bert_dir, tmp_path / "full")
+    (folder / "finetuning.json").write_text("{")
+    with pytest.raises(ModelFolderError, match="so that the model's prompts are not known"):
+        load_finetuned_model(folder)
+
+
+def test_the_old_import_path_is_a_door():
+    """`adapter_utils` gives the adapters, the same objects."""
+    from llama_index.finetuning.embeddings import adapter_utils, adapters
+
+    assert adapter_utils.__all__
+    for name in adapter_utils.__all__:
+        assert getattr(adapter_utils, name) is getattr(adapters, name)

@@ -1,0 +1,64 @@
+"""The README's snippets run as they stand, with a tiny model in place of the Hub's."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fakes import tiny_dataset
+from llama_index.core import Settings
+from llama_index.core.llms import CompletionResponse, CustomLLM, LLMMetadata
+from llama_index.core.schema import TextNode
+
+README = Path(__file__).parents[1] / "README.md"
+
+
+class Teacher(CustomLLM):
+    """Ask about the first words of the context."""
+
+    @property
+    def metadata(self) -> LLMMetadata:
+        return LLMMetadata()
+
+    def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
+        words = re.search(r"---\n(.*?)\n---", prompt, re.DOTALL).group(1).split()
+        questions = [f"ask about {words[0]} {words[1]}?", f"ask about {words[2]} {words[3]}?"]
+        return CompletionResponse(text="\n".join(f"{i}. {q}" for i, q in enumerate(questions, 1)))
+
+    def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> Any:
+        raise NotImplementedError
+
+
+def test_every_python_snippet_runs_in_order(tiny_bert_dir, tmp_path, monkeypatch):
+    """A reader who copies the snippets from top to bottom meets no error."""
+    pytest.importorskip("matplotlib")
+    monkeypatch.chdir(tmp_path)
+    before = Settings._embed_model
+    dataset = tiny_dataset(20, 1)
+    nodes = [TextNode(id_=docid, text=text) for docid, text in dataset.corpus.items()]
+    names = {"nodes": nodes, "llm": Teacher(), "test": tiny_dataset(8, 1, seed=3)}
+    snippets = re.findall(r"```python\n(.*?)```", README.read_text("utf-8"), re.DOTALL)
+    assert len(snippets) >= 5
+    try:
+        for snippet in snippets:
+            exec(snippet.replace("BAAI/bge-small-en-v1.5", str(tiny_bert_dir)), names)
+    finally:
+        Settings._embed_model = before
+    assert names["report"].to_markdown().count("\n") > 4
+    assert (tmp_path / "my_model" / "report.html").is_file()
+    assert (tmp_path / "my_adapter" / "config.json").is_file()
+
+
+def test_links_within_the_readme_resolve():
+    """Every link to a heading or a file of the repository leads somewhere."""
+    text = README.read_text("utf-8")
+    headings = {
+        re.sub(r"[^a-z0-9 -]", "", line.lstrip("# ").lower()).replace(" ", "-")
+        for line in text.splitlines()
+        if line.startswith("#")
+    }
+    for target in re.findall(r"\]\(([^)]+)\)", text):
+        if target.startswith("#"):
+            assert target[1:] in headings
+        elif "://" not in target:
+            assert (README.parent / target).exists()
