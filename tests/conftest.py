@@ -9,6 +9,8 @@ from fakes import TOPICS, WORDS
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Tiny models gain nothing from more threads, and suffer where other processes want the cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def upstream_modules():
