@@ -173,13 +173,18 @@ class Run:
             return Outcome(is_base=True, summary=summary, metrics={}, log=[])
         trainings = folds * n_repeats(len(self._vectors.queries))
         with self._bar(trainings * self._n_steps(len(pulls(self._options))), "Choosing") as bar:
+
+            def count(_: float) -> bool:
+                bar.update()
+                return False
+
             choice = cross_validate(
                 self._adapter,
                 self._vectors.queries,
                 self._vectors.documents,
                 self._vectors.rows,
                 self._options,
-                after_step=lambda _: bool(bar.update()) and False,
+                after_step=count,
             )
         gain = 0.0
         if choice.stages is not None:

@@ -1,7 +1,6 @@
 """How far to go from the base: trained in stages, chosen by data that was not trained on."""
 
 import copy
-import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,8 +14,6 @@ from llama_index.finetuning.embeddings.adapter.options import TrainingOptions
 from llama_index.finetuning.embeddings.adapter.scoring import Scorer
 from llama_index.finetuning.embeddings.adapter.training import train
 from llama_index.finetuning.embeddings.adapter.vectors import Rows, TrainingSet
-
-logger = logging.getLogger(__name__)
 
 # From where hardly anything moves to where most training sets are learned by heart.
 PULLS = (1.0, 0.3, 0.1, 0.03)
@@ -48,22 +45,15 @@ def train_in_stages(
     """Train with one pull after the other, each stage going on from where the last one ended."""
     generator = torch.Generator().manual_seed(options.seed)
     start = copy_of(adapter)
-    stopped = False
-
-    def step(loss: float) -> bool:
-        nonlocal stopped
-        stopped = after_step(loss)
-        return stopped
-
     for pull in stages:
-        train(
+        stopped = train(
             adapter,
             data,
             options,
             pull=pull,
             start=start,
             generator=generator,
-            after_step=step,
+            after_step=after_step,
         )
         after_stage()
         if stopped:

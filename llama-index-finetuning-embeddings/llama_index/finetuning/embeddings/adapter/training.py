@@ -1,6 +1,5 @@
 """The training of an adapter on vectors."""
 
-import logging
 import math
 from collections.abc import Callable, Iterator
 
@@ -11,8 +10,6 @@ from torch import Tensor, nn
 from llama_index.finetuning.embeddings.adapter.options import TrainingOptions
 from llama_index.finetuning.embeddings.adapter.vectors import TrainingSet
 from llama_index.finetuning.embeddings.errors import TrainingError
-
-logger = logging.getLogger(__name__)
 
 _BATCH_SIZES = (8, 1024)
 _STEPS_PER_EPOCH = 20
@@ -38,7 +35,7 @@ def train(
     start: dict[str, Tensor],
     generator: torch.Generator,
     after_step: Callable[[float], bool],
-) -> None:
+) -> bool:
     """Train an adapter in place.
 
     Each step takes a batch of pairs and asks, by cross entropy over scaled cosine similarities,
@@ -56,6 +53,9 @@ def train(
         generator: Source of the order of the pairs and of sampled negatives.
         after_step: Called with each step's loss; True ends the training.
 
+    Returns:
+        Whether ``after_step`` ended the training.
+
     Raises:
         TrainingError: The loss is not finite.
     """
@@ -69,6 +69,7 @@ def train(
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _warm_then_linear(warmup, n_steps))
     batches = _batches(data.pairs, batch_size(options, len(data.pairs)), generator)
     adapter.train()
+    stopped = False
     for _ in range(n_steps):
         loss = ranking_loss(adapter, data, next(batches), options, generator)
         value = loss.item()
@@ -86,9 +87,11 @@ def train(
         nn.utils.clip_grad_norm_([p for _, p in parameters], options.max_grad_norm)
         optimizer.step()
         schedule.step()
-        if after_step(value):
+        stopped = after_step(value)
+        if stopped:
             break
     adapter.eval()
+    return stopped
 
 
 def ranking_loss(
