@@ -205,7 +205,7 @@ def test_targets_of_a_step_tell_positives_from_masked_and_negatives(dataset, use
     }
     for line, query in enumerate(step.queries):
         for column, document in enumerate(step.documents):
-            target = int(step.targets[line, column])
+            target = int(step.targets.matrix[line, column])
             relevant = document in relevant_texts(dataset, query)
             assert target in ((POSITIVE, MASKED) if relevant else (NEGATIVE,))
             if target == POSITIVE:

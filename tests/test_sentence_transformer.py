@@ -27,6 +27,7 @@ from llama_index.finetuning.embeddings import (
 )
 from llama_index.finetuning.embeddings.sentence_transformer import training, upstream
 from llama_index.finetuning.embeddings.sentence_transformer.arguments import checkpoint_folder
+from llama_index.finetuning.embeddings.sentence_transformer.by_document import Targets
 from llama_index.finetuning.embeddings.sentence_transformer.document_loss import (
     DocumentRankingLoss,
 )
@@ -545,7 +546,8 @@ def test_document_loss_and_gradients_do_not_depend_on_micro_batches(
     model = SentenceTransformer(str(tiny_bert_dir), device="cpu")
     queries = ["ask amber", "ask river bridge candle", "ask 1"]
     documents = [*TEXTS, "violin castle"]
-    targets = torch.tensor([[1, 0, -1, 0], [0, 1, 1, 0], [0, 0, 0, 1]], dtype=torch.int8)
+    matrix = torch.tensor([[1, 0, -1, 0], [0, 1, 1, 0], [0, 0, 0, 1]], dtype=torch.int8)
+    targets = Targets(matrix, torch.arange(4), [frozenset({0, 2}), frozenset({1, 2}), frozenset()])
     sides = [upstream.preprocess(model, texts, "") for texts in (queries, documents)]
     loss = DocumentRankingLoss(
         model,
@@ -554,7 +556,7 @@ def test_document_loss_and_gradients_do_not_depend_on_micro_batches(
         keep_activations_tokens=keep_activations_tokens,
     )
     value = loss(sides, targets)
-    expected = reference_loss(model.encode(queries), model.encode(documents), targets.numpy(), 5.0)
+    expected = reference_loss(model.encode(queries), model.encode(documents), matrix.numpy(), 5.0)
     assert value.item() == pytest.approx(expected, abs=1e-5)
     value.backward()
     split = [p.grad.clone() for p in model.parameters() if p.grad is not None]

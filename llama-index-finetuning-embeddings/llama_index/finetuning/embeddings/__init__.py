@@ -61,6 +61,9 @@ if TYPE_CHECKING:
     from llama_index.finetuning.embeddings.loading import (
         load_finetuned_model,
     )
+    from llama_index.finetuning.embeddings.merging import (
+        merge_with_base,
+    )
     from llama_index.finetuning.embeddings.mining import (
         mine_hard_negatives,
     )
@@ -120,6 +123,7 @@ _HOMES = {
         "pseudo_query_pairs",
     ),
     "loading": ("load_finetuned_model",),
+    "merging": ("merge_with_base",),
     "mining": ("mine_hard_negatives",),
     "report": (
         "RetrievalReport",
@@ -165,6 +169,7 @@ __all__ = [  # noqa: RUF022 (plain alphabetical order)
     "generate_qa_embedding_pairs",
     "get_activation_function",
     "load_finetuned_model",
+    "merge_with_base",
     "mine_hard_negatives",
     "pseudo_query_pairs",
 ]

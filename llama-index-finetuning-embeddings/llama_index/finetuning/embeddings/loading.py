@@ -10,8 +10,8 @@ from llama_index.finetuning.embeddings.adapter_embedding import AdapterEmbedding
 from llama_index.finetuning.embeddings.adapters import AdapterDescription, describe_adapter_folder
 from llama_index.finetuning.embeddings.errors import ConfigurationError, ModelFolderError
 from llama_index.finetuning.embeddings.files import MANIFEST, read_json_object
-
-_MODULES = "modules.json"
+from llama_index.finetuning.embeddings.model_folder import is_model, open_model
+from llama_index.finetuning.embeddings.trust import check_names_no_code
 
 
 def load_finetuned_model(
@@ -22,7 +22,8 @@ def load_finetuned_model(
     An adapter's folder comes back as an `AdapterEmbeddingModel` over its base, which is loaded
     by the name and settings in the folder where it is a ``HuggingFaceEmbedding`` and none is
     given. A full model comes back as a ``HuggingFaceEmbedding`` with the prompts that it was
-    trained with, which ``resolve_embed_model("local:...")`` would leave out.
+    trained with, which ``resolve_embed_model("local:...")`` would leave out; after
+    ``train="query"`` as an `AsymmetricEmbeddingModel` of two.
 
     Args:
         path: The folder.
@@ -36,7 +37,7 @@ def load_finetuned_model(
     folder = Path(path)
     if not folder.is_dir():
         raise ModelFolderError(f"There is no model folder at {str(path)!r}.")
-    if (folder / _MODULES).is_file():
+    if is_model(folder):
         if base_embed_model is not None:
             raise ConfigurationError(
                 f"'base_embed_model' is for adapters, and {str(path)!r} holds a full model. "
@@ -49,23 +50,39 @@ def load_finetuned_model(
 
 
 def _full_model(folder: Path, kwargs: dict[str, Any]) -> BaseEmbedding:
-    from llama_index.embeddings.huggingface import HuggingFaceEmbedding
-
-    prompts: dict[str, Any] = {}
-    if (folder / MANIFEST).is_file():
-        try:
-            prompts = read_json_object(folder / MANIFEST).get("prompts") or {}
-        except (OSError, ValueError) as error:
-            raise ModelFolderError(
-                f"{str(folder / MANIFEST)!r} can't be read ({error}), so that the model's prompts "
-                "are not known. Write it again, or load the folder with HuggingFaceEmbedding."
-            ) from error
+    if not kwargs.get("trust_remote_code"):
+        check_names_no_code(folder)
+    prompts = _prompts(folder)
     settings = {
         "query_instruction": prompts.get("query"),
         "text_instruction": prompts.get("text"),
+        **kwargs,
     }
-    model: BaseEmbedding = HuggingFaceEmbedding(model_name=str(folder), **{**settings, **kwargs})
-    return model
+    try:
+        return open_model(folder, settings)
+    except Exception as error:  # whatever damage makes the reader fail
+        raise ModelFolderError(
+            f"The model in {str(folder)!r} can't be loaded ({type(error).__name__}: {error}). If "
+            "the arguments are right, its files are damaged: write or copy the folder again."
+        ) from error
+
+
+def _prompts(folder: Path) -> dict[str, str | None]:
+    """Read the prompts that a full model was trained with."""
+    if not (folder / MANIFEST).exists():
+        return {}
+    try:
+        prompts = read_json_object(folder / MANIFEST).get("prompts") or {}
+        if not isinstance(prompts, dict) or not all(
+            isinstance(prompt, str | None) for prompt in prompts.values()
+        ):
+            raise ValueError("'prompts' is no object of texts")
+    except (OSError, ValueError) as error:
+        raise ModelFolderError(
+            f"{str(folder / MANIFEST)!r} can't be read ({error}), so that the model's prompts "
+            "are not known. Write it again, or load the folder with HuggingFaceEmbedding."
+        ) from error
+    return prompts
 
 
 def _base(folder: Path, description: AdapterDescription) -> BaseEmbedding:
@@ -79,9 +96,10 @@ def _base(folder: Path, description: AdapterDescription) -> BaseEmbedding:
         )
     from llama_index.embeddings.huggingface import HuggingFaceEmbedding
 
+    check_names_no_code(Path(name))
     try:
         base: BaseEmbedding = HuggingFaceEmbedding(model_name=name, **description.base_settings)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # no connection, no such model, a damaged one
         raise ModelFolderError(
             f"The base {name!r} of the adapter in {str(folder)!r} can't be loaded ({error}). Pass "
             "the model as 'base_embed_model'."

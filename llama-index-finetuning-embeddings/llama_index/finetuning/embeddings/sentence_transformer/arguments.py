@@ -9,11 +9,14 @@ from llama_index.finetuning.embeddings.errors import ConfigurationError
 from llama_index.finetuning.embeddings.files import check_writable
 from llama_index.finetuning.embeddings.sentence_transformer.precision import PRECISIONS
 
+TRAINED = ("both", "query")
 BATCHINGS = ("auto", "by_document", "pairs")
 
 
 def check_arguments(
     *,
+    train: Any,
+    early_stopping_patience: Any,
     dataset: Any,
     val_dataset: Any,
     batch_size: Any,
@@ -44,6 +47,19 @@ def check_arguments(
         _check_integer("max_seq_length", max_seq_length, minimum=1, other="'auto', None or ")
     _check_choice("precision", precision, PRECISIONS)
     _check_choice("batching", batching, BATCHINGS)
+    _check_choice("train", train, TRAINED)
+    if train == "query" and batching != "auto":
+        raise ConfigurationError(
+            f"'batching' must be 'auto' with train='query' (got {batching!r}): no document is "
+            "encoded in its steps. Leave it out."
+        )
+    if early_stopping_patience is not None:
+        _check_integer("early_stopping_patience", early_stopping_patience, minimum=1)
+        if val_dataset is None:
+            raise ConfigurationError(
+                "'early_stopping_patience' needs a 'val_dataset' to see when the model gets no "
+                "better. Pass one, or leave it out."
+            )
     if matryoshka_dims is not None:
         if not matryoshka_dims:
             raise ConfigurationError("'matryoshka_dims' must name at least one dimension (got []).")

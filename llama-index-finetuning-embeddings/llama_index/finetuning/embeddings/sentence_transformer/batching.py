@@ -1,5 +1,6 @@
 """Batches without false negatives, the same for the same seed and epoch."""
 
+import math
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +27,8 @@ class FalseNegativeFreeBatchSampler(DefaultBatchSampler):  # type: ignore[misc]
         drop_last: Leave out batches that did not fill up.
         keys: What each row brings and what is relevant to it; None lets any rows meet.
         seed: Seed of the shuffling.
+        n_processes: Training processes that take turns with the batches; every one gets equally
+            many, because they wait for each other at every step.
     """
 
     def __init__(
@@ -35,15 +38,21 @@ class FalseNegativeFreeBatchSampler(DefaultBatchSampler):  # type: ignore[misc]
         drop_last: bool,
         keys: Sequence[RowKeys] | None,
         seed: int,
+        n_processes: int = 1,
     ) -> None:
         super().__init__(dataset, batch_size=batch_size, drop_last=drop_last, seed=seed)
         self._n_rows = len(dataset)
+        self._rows_per_batch = batch_size
+        self._n_processes = n_processes
+        if n_processes > 1:
+            # A batch size would have accelerate skip the rounds whose last batch is smaller.
+            self.batch_size = None
         self._keys = keys
         self._plans: dict[int, list[list[int]]] = {}
 
     def __len__(self) -> int:
         """Return the number of batches of every epoch: what the first one needs."""
-        return len(self._plan(0))
+        return math.ceil(len(self._plan(0)) / self._n_processes) * self._n_processes
 
     def __iter__(self) -> Iterator[list[int]]:
         """Yield the epoch's batches as lists of row numbers."""
@@ -62,15 +71,15 @@ class FalseNegativeFreeBatchSampler(DefaultBatchSampler):  # type: ignore[misc]
         random.Random(self.seed * 1_000_003 + epoch).shuffle(rows)  # noqa: S311
         if self._keys is None:
             batches = [
-                rows[start : start + self.batch_size]
-                for start in range(0, len(rows), self.batch_size)
+                rows[start : start + self._rows_per_batch]
+                for start in range(0, len(rows), self._rows_per_batch)
             ]
         else:
-            batches = _first_fit(rows, self._keys, self.batch_size)
-        full = [batch for batch in batches if len(batch) == self.batch_size]
+            batches = _first_fit(rows, self._keys, self._rows_per_batch)
+        full = [batch for batch in batches if len(batch) == self._rows_per_batch]
         if self.drop_last and full:
             return full
-        return full + [batch for batch in batches if len(batch) < self.batch_size]
+        return full + [batch for batch in batches if len(batch) < self._rows_per_batch]
 
 
 @dataclass
@@ -111,6 +120,10 @@ def _exactly(batches: list[list[int]], n: int) -> list[list[int]]:
     while len(batches) < n:
         largest = max(range(len(batches)), key=lambda i: len(batches[i]))
         batch = batches[largest]
+        if len(batch) == 1:
+            # Fewer rows than processes: one is trained twice.
+            batches.append(batch)
+            continue
         middle = len(batch) // 2
         batches[largest : largest + 1] = [batch[:middle], batch[middle:]]
     if len(batches) > n:

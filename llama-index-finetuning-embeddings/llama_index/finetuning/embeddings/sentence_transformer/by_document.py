@@ -1,7 +1,7 @@
-"""By-document steps: each document and each query is encoded once, whatever they share."""
+"""Steps of queries and documents: each is encoded once, whatever they share."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,32 +17,93 @@ NEGATIVE, POSITIVE, MASKED = 0, 1, -1
 
 
 @dataclass(frozen=True)
+class Targets:
+    """How the queries and documents of a step relate.
+
+    Attributes:
+        matrix: Shape ``(n_queries, n_documents)``, int8: POSITIVE where the pair is trained,
+            MASKED where the document is relevant to the query but not trained here, NEGATIVE
+            everywhere else.
+        document_keys: Each document's key in a `RelevanceIndex`, shape ``(n_documents,)``.
+        relevant_keys: The keys of all documents that are relevant to a query, for each query.
+    """
+
+    matrix: Tensor
+    document_keys: Tensor
+    relevant_keys: list[frozenset[int]]
+
+    def to(self, device: Any, **kwargs: Any) -> "Targets":
+        """Move the tensors to a device; the Trainer does it with what a collator returns."""
+        matrix, keys = self.matrix.to(device, **kwargs), self.document_keys.to(device, **kwargs)
+        return replace(self, matrix=matrix, document_keys=keys)
+
+    def among(self, document_keys: Tensor, start: int) -> Tensor:
+        """Return the matrix over the documents of all processes, ours from ``start`` on.
+
+        Another process's document is masked where it is relevant to one of our queries, and
+        where the same text is among ours or in an earlier process.
+        """
+        keys = document_keys.tolist()
+        wide = torch.full((len(self.relevant_keys), len(keys)), NEGATIVE, dtype=torch.int8)
+        own = range(start, start + self.matrix.shape[1])
+        seen = {keys[column] for column in own}
+        for column, key in enumerate(keys):
+            if column in own:
+                continue
+            if key in seen:
+                wide[:, column] = MASKED
+                continue
+            seen.add(key)
+            for line, relevant in enumerate(self.relevant_keys):
+                if key in relevant:
+                    wide[line, column] = MASKED
+        wide[:, own.start : own.stop] = self.matrix.cpu()
+        return wide.to(self.matrix.device)
+
+
+@dataclass(frozen=True)
 class Step:
     """The texts of one step and how they relate.
 
     Attributes:
         queries: Distinct queries.
         documents: Distinct documents: the rows' own and their queries' hard negatives.
-        targets: Shape ``(n_queries, n_documents)``, int8: POSITIVE where the pair is trained,
-            MASKED where the document is relevant to the query but not trained here, NEGATIVE
-            everywhere else.
+        targets: Which of them belong together.
     """
 
     queries: list[str]
     documents: list[str]
-    targets: Tensor
+    targets: Targets
 
 
 class StepBuilder:
-    """Turn document rows into steps."""
+    """Turn document rows into steps.
 
-    def __init__(self, dataset: EmbeddingQAFinetuneDataset, rows: Sequence[DocumentRow]) -> None:
+    Args:
+        dataset: The training set.
+        rows: The rows.
+        false_negatives_apart: Keep rows out of one batch where a document of one is relevant to
+            a query of the other, so that every query has all other rows' documents as negatives.
+            Else such rows may meet, and the document is masked.
+    """
+
+    def __init__(
+        self,
+        dataset: EmbeddingQAFinetuneDataset,
+        rows: Sequence[DocumentRow],
+        *,
+        false_negatives_apart: bool = False,
+    ) -> None:
         self._dataset = dataset
         self._index = RelevanceIndex(dataset)
         self.rows = rows
-        self.keys = [self._row_keys(row) for row in rows]
+        self.keys = [self._row_keys(row, false_negatives_apart) for row in rows]
 
-    def _row_keys(self, row: DocumentRow) -> RowKeys:
+    def _row_keys(self, row: DocumentRow, apart: bool) -> RowKeys:
+        if apart:
+            relevant = frozenset().union(*map(self._index.relevant_keys, row.query_ids))
+            documents = map(self._index.key_of.__getitem__, self._document_ids([row]))
+            return RowKeys(documents=frozenset(documents), relevant=relevant)
         # Two rows of one document stay apart, so that a step's documents are distinct; anything
         # else may meet, because the targets mask what is relevant.
         key = frozenset([self._index.key_of[row.document_id]])
@@ -51,29 +112,43 @@ class StepBuilder:
     def __call__(self, row_numbers: Sequence[int]) -> Step:
         """Lay out the step of some rows."""
         rows = [self.rows[i] for i in row_numbers]
-        columns: dict[int, int] = {}
-        documents: list[str] = []
-        for docid in self._document_ids(rows):
-            if self._index.key_of[docid] not in columns:
-                columns[self._index.key_of[docid]] = len(documents)
-                documents.append(self._dataset.corpus[docid])
-        query_ids = list(dict.fromkeys(qid for row in rows for qid in row.query_ids))
-        lines = {qid: i for i, qid in enumerate(query_ids)}
-        targets = torch.full((len(query_ids), len(documents)), NEGATIVE, dtype=torch.int8)
-        for qid, line in lines.items():
-            for key in self._index.relevant_keys(qid):
-                if key in columns:
-                    targets[line, columns[key]] = MASKED
-        for row in rows:
-            column = columns[self._index.key_of[row.document_id]]
-            for qid in row.query_ids:
-                targets[lines[qid], column] = POSITIVE
-        return Step([self._dataset.queries[qid] for qid in query_ids], documents, targets)
+        pairs = [(qid, row.document_id) for row in rows for qid in row.query_ids]
+        # Of documents with one text the first stands for all.
+        chosen = {self._index.key_of[docid]: docid for docid in reversed(self._document_ids(rows))}
+        keys = dict(reversed(chosen.items()))
+        query_ids = list(dict.fromkeys(qid for qid, _ in pairs))
+        return Step(
+            [self._dataset.queries[qid] for qid in query_ids],
+            [self._dataset.corpus[docid] for docid in keys.values()],
+            relate(self._index, pairs, list(keys)),
+        )
 
     def _document_ids(self, rows: list[DocumentRow]) -> list[str]:
         own = [row.document_id for row in rows]
         hard = self._dataset.hard_negatives or {}
         return own + [docid for row in rows for qid in row.query_ids for docid in hard.get(qid, ())]
+
+
+def relate(
+    index: RelevanceIndex, pairs: Sequence[tuple[str, str]], document_keys: Sequence[int]
+) -> Targets:
+    """Return the targets of some (query id, document id) pairs that are trained in a step.
+
+    Args:
+        index: Tells what is relevant.
+        pairs: What is trained; the queries are in the order of their first pair.
+        document_keys: The keys of the step's documents, those of the pairs among them.
+    """
+    columns = {key: column for column, key in enumerate(document_keys)}
+    lines = {qid: line for line, qid in enumerate(dict.fromkeys(qid for qid, _ in pairs))}
+    matrix = torch.full((len(lines), len(columns)), NEGATIVE, dtype=torch.int8)
+    relevant = [index.relevant_keys(qid) for qid in lines]
+    for line, keys in enumerate(relevant):
+        for key in keys & columns.keys():
+            matrix[line, columns[key]] = MASKED
+    for qid, docid in pairs:
+        matrix[lines[qid], columns[index.key_of[docid]]] = POSITIVE
+    return Targets(matrix, torch.tensor(list(document_keys)), relevant)
 
 
 class StepCollator:

@@ -1,6 +1,6 @@
 """The ranking loss of by-document steps, computed in small micro-batches."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -8,11 +8,19 @@ import torch
 from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
-from llama_index.finetuning.embeddings.sentence_transformer.by_document import MASKED, POSITIVE
+from llama_index.finetuning.embeddings.sentence_transformer import distributed
+from llama_index.finetuning.embeddings.sentence_transformer.by_document import (
+    MASKED,
+    POSITIVE,
+    Targets,
+)
 
 Features = dict[str, Any]
+
+_VECTORS = "sentence_embedding"
 
 # Small enough that a layer's activations are served from memory the process already holds and
 # stay in cache on a CPU; large enough to fill a GPU. See benchmarks/RESULTS.md.
@@ -63,17 +71,28 @@ class DocumentRankingLoss(nn.Module):
         self.micro_batch_tokens = micro_batch_tokens
         self.keep_activations_tokens = keep_activations_tokens
 
-    def forward(self, sentence_features: Iterable[Features], labels: Tensor) -> Tensor:
+    def forward(self, sentence_features: Iterable[Features], labels: Targets) -> Tensor:
         """Return the mean loss over the trained pairs.
 
+        With several processes, the documents of all are negatives, and the losses are weighted
+        so that their mean over the processes is the mean over all processes' pairs.
+
         Args:
-            sentence_features: Tokens of the queries and of the documents.
-            labels: The step's targets, shape ``(n_queries, n_documents)``.
+            sentence_features: Tokens of the queries and of the documents; in place of the
+                documents' tokens their finished vectors may stand as ``sentence_embedding``.
+            labels: The step's targets.
         """
         queries, documents = self._encode(list(sentence_features))
+        targets, weight = labels.matrix, 1.0
+        if distributed.world_size() > 1:
+            if documents.requires_grad:
+                documents, start = distributed.gathered(documents)
+                targets = labels.among(distributed.gathered(labels.document_keys)[0], start)
+            pairs = int((targets == POSITIVE).sum())
+            weight = pairs * distributed.world_size() / distributed.total(pairs, targets.device)
         dims = self.dims or (documents.shape[1],)
-        losses = [self._ranking(queries[:, :dim], documents[:, :dim], labels) for dim in dims]
-        return torch.stack(losses).mean()
+        losses = [self._ranking(queries[:, :dim], documents[:, :dim], targets) for dim in dims]
+        return torch.stack(losses).mean() * weight
 
     def _ranking(self, queries: Tensor, documents: Tensor, targets: Tensor) -> Tensor:
         # Similarities in fp32: at scale 20 the eight bits of bf16 are too coarse for a softmax.
@@ -86,22 +105,41 @@ class DocumentRankingLoss(nn.Module):
         return functional.cross_entropy(scores.masked_fill(hidden, float("-inf")), columns)
 
     def _encode(self, sides: list[Features]) -> list[Tensor]:
-        if not all(_is_padded(features) for features in sides):
-            return [self._embed(features) for features in sides]
-        device = sides[0]["attention_mask"].device.type
+        tokens = [features for features in sides if _VECTORS not in features]
+        embed = self._embedder(tokens)
+        return [
+            features[_VECTORS] if _VECTORS in features else embed(features) for features in sides
+        ]
+
+    def _embedder(self, tokens: list[Features]) -> Callable[[Features], Tensor]:
+        """Choose how the tokens of a step become vectors."""
+        if not all(_is_padded(features) for features in tokens):
+            return partial(_embedded, self.model)
+        device = tokens[0]["attention_mask"].device.type
         budget = self.micro_batch_tokens or _MICRO_BATCH_TOKENS.get(
             device, _MICRO_BATCH_TOKENS_ELSEWHERE
         )
         keep = self.keep_activations_tokens
         if keep is None:
             keep = _KEEP_ACTIVATIONS_TOKENS.get(device, _KEEP_ACTIVATIONS_TOKENS_ELSEWHERE)
-        tokens = sum(int(features["attention_mask"].sum()) for features in sides)
-        embed = self._embed if tokens <= keep else partial(_recomputed, self._embed)
-        return [_in_micro_batches(features, budget, embed) for features in sides]
+        # Distributed data parallelism expects one forward a step, and none in the backward pass:
+        # the first micro-batch goes through it, the others through the model that it wraps.
+        wrapped = isinstance(self.model, DistributedDataParallel)
+        embed = partial(_embedded, self.model.module if wrapped else self.model)
+        if sum(int(features["attention_mask"].sum()) for features in tokens) > keep:
+            embed = partial(_recomputed, embed)
+        first = [partial(_embedded, self.model)] if wrapped else []
 
-    def _embed(self, features: Features) -> Tensor:
-        embeddings: Tensor = self.model(features)["sentence_embedding"]
-        return embeddings
+        def embed_part(features: Features) -> Tensor:
+            return (first.pop() if first else embed)(features)
+
+        return partial(_in_micro_batches, budget=budget, embed=embed_part)
+
+
+def _embedded(model: Any, features: Features) -> Tensor:
+    # A copy, because models write their results into what they are given.
+    embeddings: Tensor = model(dict(features))[_VECTORS]
+    return embeddings
 
 
 def _recomputed(embed: Any, features: Features) -> Tensor:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from sentence_transformers import SentenceTransformer
 from sentence_transformers import SentenceTransformerTrainingArguments as TrainingArguments
@@ -23,8 +24,14 @@ from llama_index.finetuning.embeddings.description import token_lengths
 from llama_index.finetuning.embeddings.errors import ConfigurationError
 from llama_index.finetuning.embeddings.evaluation.evaluate import RetrievalResult
 from llama_index.finetuning.embeddings.manifest import describe_run
+from llama_index.finetuning.embeddings.model_folder import open_model
 from llama_index.finetuning.embeddings.report import RetrievalReport, report_from_results
-from llama_index.finetuning.embeddings.sentence_transformer import lora, saving, upstream
+from llama_index.finetuning.embeddings.sentence_transformer import (
+    distributed,
+    lora,
+    saving,
+    upstream,
+)
 from llama_index.finetuning.embeddings.sentence_transformer.arguments import (
     check_arguments,
     check_places,
@@ -52,6 +59,9 @@ from llama_index.finetuning.embeddings.sentence_transformer.validation import (
 logger = logging.getLogger(__name__)
 
 BASE_STEP = 0
+# By experiment, see benchmarks/RESULTS.md.
+_LEARNING_RATES = {"both": 6e-5, "query": 5e-5}
+_QUERIES_PER_DOCUMENT = 4
 _BASE_KEPT = (
     "No step of the training beat the base's nDCG@10 of %.4f on the validation set: the base is "
     "handed back unchanged."
@@ -71,7 +81,9 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
         dataset: What to train on.
         model_id: A model's name on the Hugging Face Hub, or a folder.
         model_output_path: The folder that the finetuned model replaces, whole or not at all.
-        batch_size: Documents a step in by-document batches, pairs a step otherwise.
+        batch_size: Documents a step in by-document batches, pairs a step otherwise. With
+            ``train="query"``, where documents cost nothing, a step takes four times as many
+            queries.
         val_dataset: What to choose the best weights by, with nDCG@10.
         loss: A sentence-transformers loss, built on any model, or its class, or a callable that
             takes the model. None is ``MultipleNegativesRankingLoss``.
@@ -86,6 +98,9 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
         resume_from_checkpoint: Go on from the last whole checkpoint of the same run, if any.
         checkpoint_save_steps: Steps between two checkpoints.
         checkpoint_save_total_limit: Checkpoints to keep; 0 keeps all.
+        train: ``"both"``, or ``"query"``: tune the encoder of the queries only, against the
+            vectors that the base gives the documents. An index that exists stays valid, a step
+            costs a tenth, and the model handed back is an `AsymmetricEmbeddingModel`.
         training_args: ``SentenceTransformerTrainingArguments``, or some of its fields as a dict,
             laid over the engine's own choices.
         matryoshka_dims: Train these prefixes of the vectors too.
@@ -94,13 +109,16 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
         text_prompt: Put before every document, likewise.
         max_seq_length: Tokens of a text that the model reads. ``"auto"``: the model's own, but if
             that cuts more than 5 % of the training documents, the length that holds 95 % of them,
-            as far as the model's positions reach. None: the model's own.
+            as far as the model's positions reach. None: the model's own. With
+            ``train="query"`` the documents keep the model's own in any case.
         precision: ``"auto"`` (bf16 where the hardware has it, else fp32), ``"bf16"``, ``"fp16"``
             or ``"fp32"``. Weights and optimizer are in fp32 in any case.
         batching: ``"by_document"``, ``"pairs"``, or ``"auto"``: by document where the loss allows
             it and documents have more than one query.
         model_kwargs: Passed to ``SentenceTransformer`` as its ``model_kwargs``.
         callbacks: Transformers callbacks for the Trainer.
+        early_stopping_patience: Stop after so many evaluations in a row without a better nDCG@10
+            on the validation set; None trains all epochs.
         seed: The one source of randomness.
 
     Raises:
@@ -129,6 +147,7 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
         checkpoint_save_steps: int = 500,
         checkpoint_save_total_limit: int = 0,
         *,
+        train: str = "both",
         training_args: TrainingArguments | Mapping[str, Any] | None = None,
         matryoshka_dims: Sequence[int] | None = None,
         peft_config: Any | None = None,
@@ -139,9 +158,12 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
         batching: str = "auto",
         model_kwargs: Mapping[str, Any] | None = None,
         callbacks: Sequence[TrainerCallback] | None = None,
+        early_stopping_patience: int | None = None,
         seed: int = 42,
     ) -> None:
         check_arguments(
+            train=train,
+            early_stopping_patience=early_stopping_patience,
             dataset=dataset,
             val_dataset=val_dataset,
             batch_size=batch_size,
@@ -182,11 +204,14 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
         self.max_seq_length = max_seq_length
         self.precision = precision
         self.batching = batching
+        self.train = train
+        self.early_stopping_patience = early_stopping_patience
         self.model_kwargs = dict(model_kwargs or {})
         self.callbacks = list(callbacks or [])
         self.seed = seed
         check_places(Path(self.model_output_path), self.checkpoint_path)
-        usual = self._default_training_args("unused", precision="fp32", use_cpu=True)
+        use_cpu = str(device or upstream.default_device()).startswith("cpu")
+        usual = self._default_training_args("unused", precision="fp32", use_cpu=use_cpu)
         merge_training_args(usual, training_args, {})
 
         self.model = self._load_model()
@@ -199,7 +224,10 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
             None
             if val_dataset is None
             else RetrievalEvaluator(
-                val_dataset, query_prompt=self.query_prompt, text_prompt=self.text_prompt
+                val_dataset,
+                query_prompt=self.query_prompt,
+                text_prompt=self.text_prompt,
+                frozen_documents=train == "query",
             )
         )
 
@@ -213,7 +241,7 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
         model = SentenceTransformer(
             self.model_id,
             trust_remote_code=self.trust_remote_code,
-            device=None if self.device is None else str(self.device),
+            device=distributed.own_device(self.device),
             model_kwargs=self.model_kwargs or None,
         )
         # The folder's own prompts go: the LlamaIndex wrapper never uses them, so neither do we.
@@ -243,6 +271,7 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
         return build_task(
             self.dataset,
             self.model,
+            train=self.train,
             loss=loss,
             batching=self.batching,
             use_all_docs=self.use_all_docs,
@@ -256,11 +285,12 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
         self, output_dir: str, *, precision: str, use_cpu: bool
     ) -> dict[str, Any]:
         strategy = "epoch" if self.evaluation_steps == 0 else "steps"
+        rows = self.batch_size * (_QUERIES_PER_DOCUMENT if self.train == "query" else 1)
         return {
             "output_dir": output_dir,
             "num_train_epochs": self.epochs,
-            "per_device_train_batch_size": self.batch_size,
-            "learning_rate": 2e-5,
+            "per_device_train_batch_size": rows,
+            "learning_rate": _LEARNING_RATES[self.train],
             "bf16": precision == "bf16",
             "fp16": precision == "fp16",
             "eval_strategy": "no" if self.val_dataset is None else strategy,
@@ -273,6 +303,8 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
             "disable_tqdm": not self.show_progress_bar,
             "seed": self.seed,
             "use_cpu": use_cpu,
+            # Our batches come in equal numbers for all processes, but not in equal sizes.
+            "accelerator_config": {"even_batches": False},
             **upstream.warmup_argument(0.1),
         }
 
@@ -310,6 +342,7 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
             set_seed(self.seed)
             self._add_adapter()
             own_length = self.model.max_seq_length
+            self._encode_frozen_documents(precision)
             base = None if self.evaluator is None else self.evaluator.evaluate(self.model)
             self._set_max_seq_length()
             phases = {"evaluate base": time.perf_counter() - started}
@@ -337,8 +370,15 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
         with tempfile.TemporaryDirectory(prefix=".finetune-", dir=parent) as folder:
             yield Path(folder)
 
+    def _encode_frozen_documents(self, precision: str) -> None:
+        if self._task.frozen_documents is not None:
+            halves = {"bf16": torch.bfloat16, "fp16": torch.float16}
+            self._task.frozen_documents.encode(self.model, halves.get(precision))
+
     def _set_max_seq_length(self) -> None:
         chosen = self.max_seq_length
+        if chosen == "auto" and self.train == "query":
+            return
         if chosen == "auto":
             prefix = self.text_prompt
             texts = [prefix + self.dataset.corpus[docid] for docid in self._training_documents()]
@@ -363,7 +403,9 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
         best = None
         callbacks = [CheckpointSeal(fingerprint), *self.callbacks]
         if base is not None:
-            best = BestModel(self.model, folder / "best", fingerprint)
+            best = BestModel(
+                self.model, folder / "best", fingerprint, patience=self.early_stopping_patience
+            )
             best.offer(base.metrics["ndcg@10"], BASE_STEP)
             callbacks.append(best)
         trainer = Trainer(
@@ -435,7 +477,15 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
             training_log=trainer.state.log_history,
         )
         self.report = None if report is None else report.with_training(facts)
-        saving.save_model(self.model, output, facts=facts, report=self.report)
+        if distributed.is_main():
+            saving.save_model(
+                self.model,
+                output,
+                facts=facts,
+                report=self.report,
+                document_model=self._load_model() if self.train == "query" else None,
+            )
+        distributed.barrier()
 
     def _parameters(self, args: TrainingArguments) -> dict[str, Any]:
         return {
@@ -446,6 +496,7 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
             "epochs": args.num_train_epochs,
             "learning_rate": args.learning_rate,
             "precision": "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32",
+            "train": self.train,
             "use_all_docs": self.use_all_docs,
             "matryoshka_dims": list(self.matryoshka_dims) if self.matryoshka_dims else None,
             "peft_config": None if self.peft_config is None else type(self.peft_config).__name__,
@@ -454,24 +505,23 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
     def get_finetuned_model(self, **model_kwargs: Any) -> BaseEmbedding:
         """Load the finetuned model as a LlamaIndex embedding, with the prompts of the training.
 
+        After ``train="query"`` that is an `AsymmetricEmbeddingModel` of the tuned model for
+        queries and the base for texts.
+
         Args:
             **model_kwargs: Passed to ``HuggingFaceEmbedding``, e.g. ``embed_batch_size=64``.
 
         Raises:
             ModelFolderError: ``finetune()`` has not written a model yet.
         """
-        from llama_index.embeddings.huggingface import HuggingFaceEmbedding
-
         saving.require_model(Path(self.model_output_path))
         usual = {
-            "model_name": self.model_output_path,
             "query_instruction": self.query_prompt or None,
             "text_instruction": self.text_prompt or None,
             "trust_remote_code": self.trust_remote_code,
-            "device": None if self.device is None else str(self.device),
+            "device": distributed.own_device(self.device),
         }
-        embed_model: BaseEmbedding = HuggingFaceEmbedding(**{**usual, **model_kwargs})
-        return embed_model
+        return open_model(Path(self.model_output_path), {**usual, **model_kwargs})
 
     def push_to_hub(self, repo_id: str, **kwargs: Any) -> str:
         """Upload the finetuned folder, model card included, to the Hugging Face Hub.

@@ -1,5 +1,6 @@
 """Writing the finetuned model: weights, model card and the facts of the run."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -7,12 +8,24 @@ from typing import Any
 from sentence_transformers import SentenceTransformer
 
 from llama_index.finetuning.embeddings.errors import ModelFolderError
-from llama_index.finetuning.embeddings.files import atomic_folder
+from llama_index.finetuning.embeddings.files import atomic_folder, read_json_object
 from llama_index.finetuning.embeddings.manifest import write_manifest
+from llama_index.finetuning.embeddings.model_folder import MODULES, ROUTER, SIDES, is_model
 from llama_index.finetuning.embeddings.report import RetrievalReport
-from llama_index.finetuning.embeddings.sentence_transformer import lora
+from llama_index.finetuning.embeddings.sentence_transformer import lora, upstream
 
 _REPORT = "report.html"
+_SETTINGS = "config_sentence_transformers.json"
+_CARD_HEAD = """---
+library_name: sentence-transformers
+pipeline_tag: sentence-similarity
+tags:
+- sentence-transformers
+- sentence-similarity
+- feature-extraction
+- llama-index
+---
+"""
 
 
 def save_model(
@@ -21,39 +34,110 @@ def save_model(
     *,
     facts: Mapping[str, Any],
     report: RetrievalReport | None,
+    document_model: SentenceTransformer | None = None,
 ) -> None:
     """Replace a folder by the model, its record, card and report, whole or not at all.
+
+    Args:
+        model: The finetuned model.
+        path: The folder.
+        facts: The record of the run.
+        report: Base against finetuned, if it was measured.
+        document_model: Embeds the documents where ``model`` is for queries only; the folder then
+            holds both.
 
     Raises:
         OutputError: The folder can't be written; what stood there is unchanged.
     """
     with atomic_folder(path) as folder:
         lora.merge_adapter(model, folder)
-        model.save_pretrained(str(folder), create_model_card=False)
+        _write_model(folder, model, document_model)
         (folder / "README.md").write_text(_model_card(facts, report), encoding="utf-8")
         if report is not None:
             report.save_html(folder / _REPORT)
         write_manifest(folder, facts)
 
 
+def save_merged(
+    model: SentenceTransformer,
+    path: Path,
+    *,
+    facts: Mapping[str, Any],
+    merged: Mapping[str, Any],
+    document_model: SentenceTransformer | None,
+) -> None:
+    """Replace a folder by a merged model, with the record of the run that it came from.
+
+    Args:
+        model: The merged model.
+        path: The folder.
+        facts: The record of the finetuning; its scores are not the merged model's.
+        merged: What was merged how.
+        document_model: As for `save_model`.
+
+    Raises:
+        OutputError: The folder can't be written; what stood there is unchanged.
+    """
+    known = {name: value for name, value in facts.items() if name != "metrics"}
+    with atomic_folder(path) as folder:
+        _write_model(folder, model, document_model)
+        share = merged["weight"]
+        (folder / "README.md").write_text(
+            f"{_CARD_HEAD}\n# {_name_of(merged['base_model'])}, finetuned and merged with its base"
+            f"\n\nEvery weight is {share} of the finetuned model's and {1 - share:g} of the base's."
+            "\n\nThe whole record is in `finetuning.json`.\n",
+            encoding="utf-8",
+        )
+        write_manifest(folder, {**known, "merged": dict(merged)})
+
+
+def _write_model(
+    folder: Path, model: SentenceTransformer, document_model: SentenceTransformer | None
+) -> None:
+    if document_model is None:
+        model.save_pretrained(str(folder), create_model_card=False)
+    else:
+        _write_router(folder, query=model, document=document_model)
+
+
+def _write_router(
+    folder: Path, *, query: SentenceTransformer, document: SentenceTransformer
+) -> None:
+    """Write a model for queries and one for documents into a new folder, as a ``Router``."""
+    router_class = upstream.router()
+    types: dict[str, str] = {}
+    structure: dict[str, list[str]] = {}
+    for side, model in zip(SIDES, (query, document), strict=True):
+        model.save_pretrained(str(folder / side), create_model_card=False)
+        modules = json.loads((folder / side / MODULES).read_text(encoding="utf-8"))
+        # The Router looks for each module in a folder of this name.
+        names = [f"{side}/{module['path']}".rstrip("/") for module in modules]
+        types |= {name: module["type"] for name, module in zip(names, modules, strict=True)}
+        structure[side] = names
+    parameters = {"default_route": "document", "allow_empty_key": True}
+    _write(folder / ROUTER, {"types": types, "structure": structure, "parameters": parameters})
+    router = {"idx": 0, "name": "0", "path": "", "type": f"{router_class.__module__}.Router"}
+    _write(folder / MODULES, [router])
+    _write(folder / _SETTINGS, read_json_object(folder / "query" / _SETTINGS))
+
+
+def _write(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _name_of(base_model: str) -> str:
+    # The path of a folder says where somebody keeps files; its name says what it is.
+    base = Path(base_model)
+    return base.name if base.is_dir() else base_model
+
+
 def _model_card(facts: Mapping[str, Any], report: RetrievalReport | None) -> str:
     """Return a model card: what was trained on what, with which parameters, and the scores."""
     data = facts["dataset"]
-    base = Path(facts["base_model"])
-    # The path of a folder says where somebody keeps files; its name says what it is.
-    name = base.name if base.is_dir() else facts["base_model"]
+    name = _name_of(facts["base_model"])
     parameters = {**facts["parameters"], "model_id": name}
     lines = [
-        "---",
-        "library_name: sentence-transformers",
-        "pipeline_tag: sentence-similarity",
-        "tags:",
-        "- sentence-transformers",
-        "- sentence-similarity",
-        "- feature-extraction",
-        "- llama-index",
-        "---",
-        "",
+        _CARD_HEAD,
         f"# {name}, finetuned for retrieval",
         "",
         f"Trained on {data['queries']:,} queries and {data['documents']:,} documents "
@@ -100,7 +184,7 @@ def push_to_hub(folder: Path, repo_id: str, **kwargs: Any) -> str:
 
 def require_model(folder: Path) -> None:
     """Raise ModelFolderError unless a folder holds a Sentence Transformer."""
-    if not (folder / "modules.json").is_file():
+    if not is_model(folder):
         raise ModelFolderError(
             f"There is no finetuned model at {str(folder)!r}. Call finetune() first."
         )

@@ -2,6 +2,7 @@
 
 import functools
 import logging
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,10 @@ from llama_index.finetuning.embeddings.sentence_transformer.by_document import (
 from llama_index.finetuning.embeddings.sentence_transformer.document_loss import (
     DocumentRankingLoss,
 )
+from llama_index.finetuning.embeddings.sentence_transformer.frozen_documents import (
+    FrozenDocuments,
+    QueryStepCollator,
+)
 from llama_index.finetuning.embeddings.sentence_transformer.losses import (
     build_loss,
     loss_format,
@@ -39,26 +44,30 @@ class Task:
     """Everything that the Trainer needs to know about the data.
 
     Attributes:
-        batching: ``"by_document"`` or ``"pairs"``.
+        batching: ``"by_document"``, ``"pairs"`` or, for frozen documents, ``"queries"``.
         rows: The training rows.
         loss: The loss, bound to the model.
         batch_sampler: Makes the sampler from the rows, a batch size and ``drop_last``.
         collator: Turns rows into tensors; None is sentence-transformers' own.
         prompts: Column name to prompt, for sentence-transformers' own collator.
+        frozen_documents: What the queries are trained against where their encoder alone is
+            trained; to be encoded before the first step.
     """
 
     batching: str
     rows: Dataset
     loss: nn.Module
     batch_sampler: Callable[..., FalseNegativeFreeBatchSampler]
-    collator: StepCollator | None
+    collator: StepCollator | QueryStepCollator | None
     prompts: dict[str, str] | None
+    frozen_documents: FrozenDocuments | None = None
 
 
 def build_task(
     dataset: EmbeddingQAFinetuneDataset,
     model: SentenceTransformer,
     *,
+    train: str,
     loss: Any,
     batching: str,
     use_all_docs: bool,
@@ -73,6 +82,21 @@ def build_task(
         ConfigurationError: The loss can't be trained by document, or not on this data.
     """
     scale = plain_ranking_scale(loss)
+    if train == "query":
+        if scale is None:
+            raise ConfigurationError(
+                "'train' can be 'query' only for MultipleNegativesRankingLoss with cosine "
+                f"similarity (got {_name(loss)}). Use train='both' or leave 'loss' out."
+            )
+        return _query_task(
+            dataset,
+            model,
+            loss=DocumentRankingLoss(model, scale=scale, dims=matryoshka_dims),
+            use_all_docs=use_all_docs,
+            query_prompt=query_prompt,
+            text_prompt=text_prompt,
+            seed=seed,
+        )
     if batching == "by_document" and scale is None:
         raise ConfigurationError(
             "'batching' can be 'by_document' only for MultipleNegativesRankingLoss with cosine "
@@ -82,22 +106,25 @@ def build_task(
         pairs = rows.training_pairs(dataset, use_all_docs=use_all_docs)
         shared = len({docid for _, docid in pairs}) < len(pairs)
         batching = "by_document" if scale is not None and shared else "pairs"
-    if batching == "by_document":
+    if scale is not None:
+        apart = batching == "pairs"
         grouped = rows.document_rows(
-            dataset, use_all_docs=use_all_docs, max_queries=_MAX_QUERIES_PER_DOCUMENT
+            dataset,
+            use_all_docs=use_all_docs,
+            max_queries=1 if apart else _MAX_QUERIES_PER_DOCUMENT,
         )
-        steps = StepBuilder(dataset, grouped)
+        steps = StepBuilder(dataset, grouped, false_negatives_apart=apart)
         return Task(
             batching=batching,
             rows=Dataset.from_dict({"row": list(range(len(grouped)))}),
-            loss=DocumentRankingLoss(model, scale=scale or 20.0, dims=matryoshka_dims),
+            loss=DocumentRankingLoss(model, scale=scale, dims=matryoshka_dims),
             batch_sampler=functools.partial(
                 FalseNegativeFreeBatchSampler, keys=steps.keys, seed=seed
             ),
             collator=StepCollator(model, steps, query_prompt, text_prompt),
             prompts=None,
         )
-    bound = build_loss(loss or upstream.losses().MultipleNegativesRankingLoss, model)
+    bound = build_loss(loss, model)
     if matryoshka_dims is not None:
         bound = upstream.losses().MatryoshkaLoss(model, bound, list(matryoshka_dims))
     laid_out = rows.build_rows(dataset, loss_format(bound), use_all_docs=use_all_docs, seed=seed)
@@ -112,6 +139,34 @@ def build_task(
         ),
         collator=None,
         prompts={name: prompt for name, prompt in prompts.items() if prompt} or None,
+    )
+
+
+def _query_task(
+    dataset: EmbeddingQAFinetuneDataset,
+    model: SentenceTransformer,
+    *,
+    loss: DocumentRankingLoss,
+    use_all_docs: bool,
+    query_prompt: str,
+    text_prompt: str,
+    seed: int,
+) -> Task:
+    pairs = rows.training_pairs(dataset, use_all_docs=use_all_docs)
+    grouped: defaultdict[str, list[tuple[str, str]]] = defaultdict(list)
+    for pair in pairs:
+        grouped[pair[0]].append(pair)
+    documents = FrozenDocuments(dataset, pairs, text_prompt)
+    return Task(
+        batching="queries",
+        rows=Dataset.from_dict({"row": list(range(len(grouped)))}),
+        loss=loss,
+        batch_sampler=functools.partial(FalseNegativeFreeBatchSampler, keys=None, seed=seed),
+        collator=QueryStepCollator(
+            model, dataset, list(grouped.values()), documents, query_prompt, seed
+        ),
+        prompts=None,
+        frozen_documents=documents,
     )
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import functools
 import json
 import logging
 from collections.abc import Callable, Mapping
@@ -17,6 +18,7 @@ from transformers import ProgressCallback, TrainerCallback, TrainerControl, Trai
 
 from llama_index.finetuning.embeddings.errors import ConfigurationError, TrainingError
 from llama_index.finetuning.embeddings.files import atomic_file, read_json_object
+from llama_index.finetuning.embeddings.sentence_transformer import distributed
 from llama_index.finetuning.embeddings.sentence_transformer.validation import METRIC
 
 logger = logging.getLogger(__name__)
@@ -35,7 +37,12 @@ class Trainer(SentenceTransformerTrainer):  # type: ignore[misc]
         self, dataset: Any, batch_size: int, drop_last: bool, *args: Any, **kwargs: Any
     ) -> Any:
         """Return our sampler for the training rows."""
-        return self._make_batch_sampler(dataset, batch_size=batch_size, drop_last=drop_last)
+        return self._make_batch_sampler(
+            dataset,
+            batch_size=batch_size,
+            drop_last=drop_last,
+            n_processes=self.accelerator.num_processes,
+        )
 
     def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
         """Leave out upstream's model card, which would quote the user's documents."""
@@ -101,20 +108,29 @@ class BestModel(TrainerCallback):  # type: ignore[misc]
         folder: Where the weights and their score go; those of the same run (one that is resumed)
             are gone on with.
         fingerprint: What tells the run from others.
+        patience: Stop the training after so many evaluations in a row that were not better.
     """
 
-    def __init__(self, model: SentenceTransformer, folder: Path, fingerprint: str) -> None:
+    def __init__(
+        self,
+        model: SentenceTransformer,
+        folder: Path,
+        fingerprint: str,
+        *,
+        patience: int | None = None,
+    ) -> None:
         self._model = model
         self._weights = folder / "model.safetensors"
         self._facts = folder / "best.json"
         self._fingerprint = fingerprint
+        self._patience = patience
         folder.mkdir(parents=True, exist_ok=True)
         self.history: list[dict[str, float]] = []
 
     @property
     def step(self) -> int:
         """The step of the best weights; 0 is the untouched base."""
-        return int(read_json_object(self._facts)["step"])
+        return distributed.from_main(lambda: int(read_json_object(self._facts)["step"]))
 
     @property
     def score(self) -> float:
@@ -127,6 +143,9 @@ class BestModel(TrainerCallback):  # type: ignore[misc]
     def offer(self, score: float, step: int) -> None:
         """Keep the model's present weights if they score better than all before."""
         self.history.append({"step": step, "ndcg@10": score})
+        distributed.from_main(functools.partial(self._keep_if_better, score, step))
+
+    def _keep_if_better(self, score: float, step: int) -> None:
         if score <= self.score:
             return
         # Without the facts the weights count as absent, so that the two never disagree.
@@ -136,8 +155,11 @@ class BestModel(TrainerCallback):  # type: ignore[misc]
             json.dump({"score": score, "step": step, "run": self._fingerprint}, stream)
 
     def restore(self) -> None:
-        """Put the best weights into the model."""
-        load_model(self._model, str(self._weights), device=str(self._model.device))
+        """Put the best weights into the model of every process."""
+        distributed.from_main(
+            lambda: load_model(self._model, str(self._weights), device=str(self._model.device))
+        )
+        distributed.share_weights(self._model)
 
     def on_evaluate(
         self,
@@ -147,9 +169,15 @@ class BestModel(TrainerCallback):  # type: ignore[misc]
         metrics: Mapping[str, float],
         **kwargs: Any,
     ) -> None:
-        """Offer the weights that were just evaluated."""
-        if state.is_world_process_zero:
-            self.offer(metrics[f"eval_{METRIC}"], state.global_step)
+        """Offer the weights that were just evaluated, and stop where patience is at its end."""
+        self.offer(metrics[f"eval_{METRIC}"], state.global_step)
+        # The log comes with a checkpoint, so that a resumed run counts what the first one saw.
+        if self._patience is None:
+            return
+        best = self.step
+        evaluated = [e["step"] for e in state.log_history if f"eval_{METRIC}" in e]
+        if sum(step > best for step in evaluated) >= self._patience:
+            control.should_training_stop = True
 
 
 def merge_training_args(
@@ -179,7 +207,9 @@ def merge_training_args(
     if {"warmup_steps", "warmup_ratio"} & asked.keys():
         # Two names for one thing: the user's must not be overruled by our other one.
         defaults = {name: value for name, value in defaults.items() if "warmup" not in name}
-    merged = {**defaults, **asked}
+    # Upstream would set this for several processes, with a warning, and lose rows that our
+    # sampler has in equally many batches for each.
+    merged = {"dataloader_drop_last": True, **defaults, **asked}
     known = {field.name for field in dataclasses.fields(TrainingArguments) if field.init}
     for name in merged:
         if name not in known:
@@ -189,9 +219,11 @@ def merge_training_args(
                 f"{name!r} is not a training argument of sentence-transformers.{hint}"
             )
     try:
-        return TrainingArguments(**merged)
+        args = TrainingArguments(**merged)
     except (TypeError, ValueError) as error:
         raise ConfigurationError(f"The training arguments are refused: {error}") from error
+    args.dataloader_drop_last = asked.get("dataloader_drop_last", False)
+    return args
 
 
 def _changed_fields(given: TrainingArguments) -> dict[str, Any]:

@@ -30,6 +30,16 @@ def information_retrieval_evaluator() -> type[Any]:
     return evaluator
 
 
+def router() -> type[Any]:
+    """Return the class ``Router`` (its module moved in 6.0)."""
+    try:
+        module = importlib.import_module("sentence_transformers.base.modules.router")
+    except ModuleNotFoundError:
+        module = importlib.import_module("sentence_transformers.models.Router")
+    router_class: type[Any] = module.Router
+    return router_class
+
+
 def preprocess(
     model: SentenceTransformer, texts: Sequence[str], prompt: str
 ) -> dict[str, Tensor | Any]:
@@ -51,6 +61,14 @@ def embedding_dimension(model: SentenceTransformer) -> int | None:
     ask = getattr(model, "get_embedding_dimension", None) or model.get_sentence_embedding_dimension
     dim: int | None = ask()
     return dim
+
+
+def default_device() -> str:
+    """Return the device that a SentenceTransformer takes when none is given."""
+    from sentence_transformers.util import get_device_name
+
+    name: str = get_device_name()
+    return name
 
 
 def warmup_argument(share: float) -> dict[str, float]:

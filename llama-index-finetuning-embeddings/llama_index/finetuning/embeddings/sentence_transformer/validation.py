@@ -5,13 +5,14 @@ from typing import Any
 import numpy as np
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.util import cos_sim
+from torch import Tensor
 
 from llama_index.finetuning.embeddings.dataset import EmbeddingQAFinetuneDataset
 from llama_index.finetuning.embeddings.evaluation.evaluate import (
     RetrievalResult,
     evaluate_rankings,
 )
-from llama_index.finetuning.embeddings.sentence_transformer import upstream
+from llama_index.finetuning.embeddings.sentence_transformer import distributed, upstream
 
 METRIC = "cosine_ndcg@10"
 
@@ -28,10 +29,17 @@ class RetrievalEvaluator(_Evaluator):  # type: ignore[misc]
         dataset: The validation set.
         query_prompt: Put before every query.
         text_prompt: Put before every document.
+        frozen_documents: Embed the documents with the first model that is evaluated, and only
+            then: where the queries' encoder alone is trained they keep their vectors.
     """
 
     def __init__(
-        self, dataset: EmbeddingQAFinetuneDataset, *, query_prompt: str, text_prompt: str
+        self,
+        dataset: EmbeddingQAFinetuneDataset,
+        *,
+        query_prompt: str,
+        text_prompt: str,
+        frozen_documents: bool = False,
     ) -> None:
         super().__init__(
             queries=dataset.queries,
@@ -44,6 +52,18 @@ class RetrievalEvaluator(_Evaluator):  # type: ignore[misc]
         )
         self._dataset = dataset
         self._hits: list[list[dict[str, Any]]] = []
+        self._frozen_documents = frozen_documents
+        self._document_vectors: Tensor | None = None
+
+    def __call__(self, model: SentenceTransformer, *args: Any, **kwargs: Any) -> Any:
+        """Evaluate a model, and return its metrics by name."""
+        if self._frozen_documents:
+            if self._document_vectors is None:
+                self._document_vectors = model.encode(
+                    self.corpus, prompt=self.corpus_prompt or None, convert_to_tensor=True
+                )
+            kwargs["corpus_embeddings"] = self._document_vectors
+        return super().__call__(model, *args, **kwargs)
 
     def compute_metrics(self, queries_result_list: list[Any]) -> Any:
         """Compute the metrics, and keep the ranking that they came from."""
@@ -51,9 +71,13 @@ class RetrievalEvaluator(_Evaluator):  # type: ignore[misc]
         return super().compute_metrics(queries_result_list)
 
     def evaluate(self, model: SentenceTransformer) -> RetrievalResult:
-        """Embed the validation set, and score every query."""
-        self(model)
-        return self.last_result()
+        """Embed the validation set in the main process, and score every query."""
+
+        def result() -> RetrievalResult:
+            self(model)
+            return self.last_result()
+
+        return distributed.from_main(result)
 
     def last_result(self) -> RetrievalResult:
         """Return the result of the latest evaluation, query by query."""

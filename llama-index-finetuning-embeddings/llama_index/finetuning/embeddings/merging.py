@@ -1,0 +1,171 @@
+"""Merging a finetuned model with its base, weight by weight."""
+
+import copy
+import importlib.util
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from sentence_transformers import SentenceTransformer
+
+from llama_index.finetuning.embeddings.dataset import EmbeddingQAFinetuneDataset
+from llama_index.finetuning.embeddings.errors import ConfigurationError, ModelFolderError
+from llama_index.finetuning.embeddings.files import MANIFEST, check_writable, read_json_object
+from llama_index.finetuning.embeddings.model_folder import SIDES, has_two_sides, is_model
+from llama_index.finetuning.embeddings.sentence_transformer.saving import save_merged
+from llama_index.finetuning.embeddings.sentence_transformer.validation import RetrievalEvaluator
+
+logger = logging.getLogger(__name__)
+
+WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+
+def merge_with_base(
+    finetuned_path: str | os.PathLike[str],
+    base_model_id: str | os.PathLike[str],
+    output_path: str | os.PathLike[str],
+    *,
+    weight: float | None = 0.5,
+    val_dataset: EmbeddingQAFinetuneDataset | None = None,
+    trust_remote_code: bool = False,
+) -> str:
+    """Mix a finetuned model with the model that it came from.
+
+    Every weight becomes ``weight * finetuned + (1 - weight) * base``. The result keeps much of
+    what the finetuning gained on its own documents and loses less on others; often it is better
+    than both (WiSE-FT, Wortsman et al. 2021, https://arxiv.org/abs/2109.01903; LM-Cocktail,
+    Xiao et al. 2023, https://arxiv.org/abs/2311.13534). Mixed with ``SentenceTransformer.merge``
+    where sentence-transformers has it and mergekit is installed, else by the same formula.
+
+    A folder of ``train="query"`` gets its model for queries mixed, its documents stay.
+
+    Args:
+        finetuned_path: The folder that the full engine wrote.
+        base_model_id: The base: a name on the Hugging Face Hub, or a folder.
+        output_path: The folder that the merged model replaces, whole or not at all.
+        weight: The finetuned model's share, 0 to 1. None tries 0, 0.25, 0.5, 0.75 and 1, and
+            takes the best nDCG@10 on ``val_dataset``, the smallest where several are best.
+        val_dataset: What to choose the weight by.
+        trust_remote_code: Run code that a model's folder brings.
+
+    Returns:
+        ``output_path``.
+
+    Raises:
+        ConfigurationError: The weight is no share, it is to be chosen without ``val_dataset`` or
+            given with one, or the models have different weights.
+        ModelFolderError: There is no finetuned model at ``finetuned_path``.
+        OutputError: The output can't be written.
+    """
+    _check_weight(weight, val_dataset)
+    folder, output = Path(finetuned_path), Path(output_path)
+    if not is_model(folder):
+        raise ModelFolderError(
+            f"There is no finetuned model at {os.fspath(finetuned_path)!r}. Give the folder that "
+            "SentenceTransformersFinetuneEngine wrote."
+        )
+    check_writable(output, name="output_path")
+
+    def load(path: str | os.PathLike[str]) -> SentenceTransformer:
+        return SentenceTransformer(
+            os.fspath(path), trust_remote_code=trust_remote_code, device="cpu"
+        )
+
+    query_side = has_two_sides(folder)
+    finetuned = load(folder / SIDES[0] if query_side else folder)
+    base = load(base_model_id)
+    _check_same_shape(finetuned, base)
+    facts = read_json_object(folder / MANIFEST) if (folder / MANIFEST).is_file() else {}
+    tried: dict[str, float] = {}
+    if weight is None and val_dataset is not None:
+        document_model = load(folder / SIDES[1]) if query_side else None
+        tried = _scores(finetuned, base, val_dataset, facts.get("prompts") or {}, document_model)
+        best = max(tried.values())
+        weight = float(next(share for share, score in tried.items() if score == best))
+        logger.info("nDCG@10 by the finetuned model's share: %s; taking %s", tried, weight)
+    share = 0.5 if weight is None else weight
+    save_merged(
+        mixed(finetuned, base, share),
+        output,
+        facts=facts,
+        merged={"base_model": os.fspath(base_model_id), "weight": share, "ndcg@10": tried or None},
+        document_model=load(folder / SIDES[1]) if query_side else None,
+    )
+    return os.fspath(output_path)
+
+
+def mixed(
+    finetuned: SentenceTransformer, base: SentenceTransformer, share: float
+) -> SentenceTransformer:
+    """Return a new model with this share of the finetuned weights; all else is the finetuned's."""
+    if hasattr(SentenceTransformer, "merge") and importlib.util.find_spec("mergekit"):
+        # Upstream compares the modules' settings too, and finetuning may have changed the length.
+        base.max_seq_length = finetuned.max_seq_length
+        return SentenceTransformer.merge(
+            [finetuned, base], "linear", parameters={"weight": [share, 1 - share]}
+        )
+    merged = copy.deepcopy(finetuned)
+    others = base.state_dict()
+    with torch.no_grad():
+        for name, tensor in merged.state_dict().items():
+            if tensor.is_floating_point():
+                tensor.lerp_(others[name].to(tensor), 1 - share)
+    return merged
+
+
+def _scores(
+    finetuned: SentenceTransformer,
+    base: SentenceTransformer,
+    val_dataset: EmbeddingQAFinetuneDataset,
+    prompts: dict[str, Any],
+    document_model: SentenceTransformer | None,
+    weights: Sequence[float] = WEIGHTS,
+) -> dict[str, float]:
+    """Return the nDCG@10 of each weight on the validation set."""
+    evaluator = RetrievalEvaluator(
+        val_dataset,
+        query_prompt=prompts.get("query") or "",
+        text_prompt=prompts.get("text") or "",
+        frozen_documents=document_model is not None,
+    )
+    if document_model is not None:
+        # The first model that a frozen evaluator sees embeds the documents.
+        evaluator.evaluate(document_model)
+    return {
+        str(weight): evaluator.evaluate(mixed(finetuned, base, weight)).metrics["ndcg@10"]
+        for weight in weights
+    }
+
+
+def _check_weight(weight: Any, val_dataset: EmbeddingQAFinetuneDataset | None) -> None:
+    if weight is None:
+        if val_dataset is None:
+            raise ConfigurationError(
+                "'weight' is None, which chooses it on a validation set: pass 'val_dataset', or a "
+                "weight from 0 to 1."
+            )
+        val_dataset.check()
+        return
+    if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight <= 1:
+        raise ConfigurationError(f"'weight' must be a number from 0 to 1 (got {weight!r}).")
+    if val_dataset is not None:
+        raise ConfigurationError(
+            f"'val_dataset' chooses the weight only if 'weight' is None (got {weight!r}). Leave "
+            "one of them out."
+        )
+
+
+def _check_same_shape(finetuned: SentenceTransformer, base: SentenceTransformer) -> None:
+    ours = {name: tuple(tensor.shape) for name, tensor in finetuned.state_dict().items()}
+    theirs = {name: tuple(tensor.shape) for name, tensor in base.state_dict().items()}
+    if ours == theirs:
+        return
+    names = sorted(name for name in ours | theirs if ours.get(name) != theirs.get(name))
+    raise ConfigurationError(
+        f"'base_model_id' is not what the finetuned model came from: {len(names)} weights differ "
+        f"in name or shape, for instance {', '.join(map(repr, names[:3]))}. Give the base that "
+        f"finetuning.json names."
+    )

@@ -1,0 +1,45 @@
+"""Folders of full models: one Sentence Transformer, or one for queries beside one for documents.
+
+The second kind is a Sentence Transformers ``Router`` whose two routes are whole Sentence
+Transformers in the folders ``query`` and ``document``: ``SentenceTransformer(folder)`` loads it
+for ``encode_query`` and ``encode_document``, and each side loads by itself too.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from llama_index.core.base.embeddings.base import BaseEmbedding
+
+MODULES = "modules.json"
+ROUTER = "router_config.json"
+SIDES = ("query", "document")
+
+
+def is_model(folder: Path) -> bool:
+    """Tell whether a folder holds a Sentence Transformer of either kind."""
+    return (folder / MODULES).is_file()
+
+
+def has_two_sides(folder: Path) -> bool:
+    """Tell whether a folder holds one model for queries and one for documents."""
+    return (folder / ROUTER).is_file() and all(is_model(folder / side) for side in SIDES)
+
+
+def open_model(folder: Path, settings: dict[str, Any]) -> BaseEmbedding:
+    """Load a folder as a LlamaIndex embedding.
+
+    Args:
+        folder: The folder.
+        settings: Arguments of ``HuggingFaceEmbedding``, for both models where there are two.
+    """
+    from llama_index.embeddings.huggingface import HuggingFaceEmbedding
+
+    if not has_two_sides(folder):
+        model: BaseEmbedding = HuggingFaceEmbedding(model_name=str(folder), **settings)
+        return model
+    from llama_index.finetuning.embeddings.adapter_embedding import AsymmetricEmbeddingModel
+
+    query, document = (
+        HuggingFaceEmbedding(model_name=str(folder / side), **settings) for side in SIDES
+    )
+    return AsymmetricEmbeddingModel(query, document)

@@ -1,0 +1,159 @@
+"""Training the encoder of the queries alone, against document vectors that stay as they are."""
+
+import contextlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from sentence_transformers import SentenceTransformer
+from torch import Tensor
+
+from llama_index.finetuning.embeddings.dataset import EmbeddingQAFinetuneDataset
+from llama_index.finetuning.embeddings.relevance import RelevanceIndex
+from llama_index.finetuning.embeddings.sentence_transformer import upstream
+from llama_index.finetuning.embeddings.sentence_transformer.by_document import (
+    MASKED,
+    NEGATIVE,
+    relate,
+)
+
+# More documents than this are sampled in each step, so that a step's cost stays bounded.
+_MAX_DOCUMENTS = 8192
+
+
+class FrozenDocuments:
+    """The documents that some query trains on, and their vectors by the untouched base.
+
+    These are every query's relevant documents and hard negatives. A document that no query asks
+    for would only ever be pushed away, so the others stay out.
+
+    Args:
+        dataset: The training set.
+        pairs: The (query id, document id) pairs that are trained.
+        text_prompt: Put before every document.
+    """
+
+    def __init__(
+        self,
+        dataset: EmbeddingQAFinetuneDataset,
+        pairs: Sequence[tuple[str, str]],
+        text_prompt: str,
+    ) -> None:
+        self.index = RelevanceIndex(dataset)
+        hard = dataset.hard_negatives or {}
+        relevant = [docid for found in dataset.relevant_docs.values() for docid in found]
+        named = [docid for qid in dataset.queries for docid in hard.get(qid, ())]
+        self._text_of = {self.index.key_of[d]: dataset.corpus[d] for d in [*relevant, *named]}
+        self.keys = list(self._text_of)
+        answers = {self.index.key_of[docid] for docid in relevant}
+        self.only_hard = {key for key in self.keys if key not in answers}
+        self.hard_keys = {
+            qid: frozenset(self.index.key_of[docid] for docid in hard.get(qid, ()))
+            for qid, _ in pairs
+        }
+        self._text_prompt = text_prompt
+        self.vectors: Tensor | None = None
+
+    def encode(self, model: SentenceTransformer, dtype: torch.dtype | None) -> None:
+        """Embed every document once; later calls keep what the first one made.
+
+        Args:
+            model: The untouched base.
+            dtype: Half precision to compute in, None for the weights' own.
+        """
+        if self.vectors is not None:
+            return
+        mixed = (
+            contextlib.nullcontext()
+            if dtype is None
+            else torch.autocast(model.device.type, dtype=dtype)
+        )
+        with mixed:
+            made = model.encode(
+                list(self._text_of.values()),
+                prompt=self._text_prompt or None,
+                convert_to_tensor=True,
+                show_progress_bar=False,
+            )
+        # Made in inference mode, where tensors can't take part in a gradient.
+        self.vectors = made.float().cpu().clone()
+
+
+class QueryStepCollator:
+    """Tokenize a step's queries and lay the documents' vectors beside them.
+
+    Args:
+        model: Tokenizes.
+        dataset: The training set.
+        rows: Each row's trained (query id, document id) pairs, all of one query.
+        documents: The documents; encoded before the first step.
+        query_prompt: Put before every query.
+        seed: Draws the documents where there are more than a step takes.
+    """
+
+    # The Trainer asks its collator which columns hold labels; rows have none.
+    valid_label_columns: tuple[str, ...] = ()
+
+    def __init__(
+        self,
+        model: SentenceTransformer,
+        dataset: EmbeddingQAFinetuneDataset,
+        rows: Sequence[Sequence[tuple[str, str]]],
+        documents: FrozenDocuments,
+        query_prompt: str,
+        seed: int,
+    ) -> None:
+        self._model = model
+        self._dataset = dataset
+        self._rows = rows
+        self._documents = documents
+        self._row_of = {key: row for row, key in enumerate(documents.keys)}
+        self._query_prompt = query_prompt
+        self._seed = seed
+
+    def __call__(self, features: list[dict[str, Any]]) -> dict[str, Any]:
+        """Return the queries' tokens, the documents' vectors and the targets as ``label``."""
+        documents = self._documents
+        if documents.vectors is None:
+            raise RuntimeError("The documents must be encoded before the first step.")
+        numbers = [feature["row"] for feature in features]
+        pairs = [pair for number in numbers for pair in self._rows[number]]
+        query_ids = list(dict.fromkeys(qid for qid, _ in pairs))
+        keys = self._step_keys(numbers, pairs)
+        targets = relate(documents.index, pairs, keys)
+        self._hide_others_hard_negatives(targets.matrix, query_ids, keys)
+        tokens = upstream.preprocess(
+            self._model, [self._dataset.queries[qid] for qid in query_ids], self._query_prompt
+        )
+        batch: dict[str, Any] = {f"query_{name}": value for name, value in tokens.items()}
+        vectors = documents.vectors
+        if len(keys) < len(vectors):
+            vectors = vectors[[self._row_of[key] for key in keys]]
+        return {**batch, "document_sentence_embedding": vectors, "label": targets}
+
+    def _step_keys(self, numbers: list[int], pairs: list[tuple[str, str]]) -> list[int]:
+        keys = self._documents.keys
+        if len(keys) <= _MAX_DOCUMENTS:
+            return keys
+        own = {self._documents.index.key_of[docid]: None for _, docid in pairs}
+        for qid, _ in pairs:
+            own.update(dict.fromkeys(self._documents.hard_keys[qid]))
+        # Drawn by the step's rows, so that a resumed run draws the same.
+        drawn = np.random.default_rng([self._seed, *numbers]).choice(
+            len(keys), size=_MAX_DOCUMENTS, replace=False
+        )
+        own.update(dict.fromkeys(keys[i] for i in drawn.tolist()))
+        return list(own)[:_MAX_DOCUMENTS]
+
+    def _hide_others_hard_negatives(
+        self, matrix: Tensor, query_ids: list[str], keys: list[int]
+    ) -> None:
+        """Keep documents that are hard negatives only, from queries that do not name them."""
+        if not self._documents.only_hard:
+            return
+        columns = [i for i, key in enumerate(keys) if key in self._documents.only_hard]
+        for line, qid in enumerate(query_ids):
+            named = self._documents.hard_keys[qid]
+            others = [i for i in columns if keys[i] not in named and matrix[line, i] == NEGATIVE]
+            matrix[line, others] = MASKED

@@ -1,0 +1,226 @@
+"""`train="query"`: the queries' encoder learns, the documents keep their vectors."""
+
+import numpy as np
+import pytest
+import torch
+from fakes import tiny_dataset
+from llama_index.core import StorageContext, VectorStoreIndex, load_index_from_storage
+from llama_index.core.schema import TextNode
+from llama_index.embeddings.huggingface import HuggingFaceEmbedding
+from sentence_transformers import SentenceTransformer
+
+from llama_index.finetuning.embeddings import (
+    AsymmetricEmbeddingModel,
+    ConfigurationError,
+    EmbeddingQAFinetuneDataset,
+    SentenceTransformersFinetuneEngine,
+    evaluate_retrieval,
+    load_finetuned_model,
+)
+from llama_index.finetuning.embeddings.sentence_transformer import frozen_documents, upstream
+from llama_index.finetuning.embeddings.sentence_transformer.by_document import (
+    MASKED,
+    NEGATIVE,
+    POSITIVE,
+)
+from llama_index.finetuning.embeddings.sentence_transformer.frozen_documents import (
+    FrozenDocuments,
+    QueryStepCollator,
+)
+
+
+@pytest.fixture
+def engine(tiny_bert_dir, tmp_path):
+    """Return a function that makes a query-only engine over the tiny BERT."""
+
+    def make(**kwargs):
+        usual = {
+            "dataset": tiny_dataset(20, 2),
+            "model_id": str(tiny_bert_dir),
+            "model_output_path": str(tmp_path / "out"),
+            "device": "cpu",
+            "show_progress_bar": False,
+            "precision": "fp32",
+            "train": "query",
+            "training_args": {"learning_rate": 3e-3},
+        }
+        return SentenceTransformersFinetuneEngine(**{**usual, **kwargs})
+
+    return make
+
+
+def test_queries_learn_and_documents_keep_their_vectors(engine, tiny_bert_dir):
+    """After the training queries find more, while every text has the base's vector."""
+    dataset = tiny_dataset(20, 2)
+    base = HuggingFaceEmbedding(model_name=str(tiny_bert_dir), device="cpu")
+    one = engine(epochs=8)
+    one.finetune()
+    tuned = one.get_finetuned_model()
+    assert isinstance(tuned, AsymmetricEmbeddingModel)
+    before = evaluate_retrieval(base, dataset).metrics["ndcg@10"]
+    assert evaluate_retrieval(tuned, dataset).metrics["ndcg@10"] > before + 0.1
+    texts = list(dataset.corpus.values())
+    np.testing.assert_array_equal(
+        tuned.get_text_embedding_batch(texts), base.get_text_embedding_batch(texts)
+    )
+    query = dataset.queries["q0-0"]
+    assert not np.allclose(tuned.get_query_embedding(query), base.get_query_embedding(query))
+
+
+def test_the_stored_index_is_not_embedded_again(engine, tiny_bert_dir, tmp_path):
+    """An index that was persisted with the base answers queries through the tuned model."""
+    dataset = tiny_dataset(20, 2)
+    base = HuggingFaceEmbedding(model_name=str(tiny_bert_dir), device="cpu")
+    nodes = [TextNode(id_=docid, text=text) for docid, text in dataset.corpus.items()]
+    VectorStoreIndex(nodes, embed_model=base).storage_context.persist(str(tmp_path / "index"))
+    one = engine(epochs=8)
+    one.finetune()
+    tuned = one.get_finetuned_model()
+
+    def no_texts(texts):
+        raise AssertionError("a text was embedded")
+
+    object.__setattr__(tuned.text_embed_model, "_get_text_embeddings", no_texts)
+    storage = StorageContext.from_defaults(persist_dir=str(tmp_path / "index"))
+    index = load_index_from_storage(storage, embed_model=tuned)
+
+    def found(model):
+        retriever = index.as_retriever(similarity_top_k=1, embed_model=model)
+        return sum(
+            retriever.retrieve(text)[0].node.node_id in dataset.relevant_docs[qid]
+            for qid, text in dataset.queries.items()
+        )
+
+    assert found(tuned) > found(base)
+
+
+def test_folder_is_a_router_and_loads_as_two_models(engine):
+    """SentenceTransformer, load_finetuned_model and the engine give the same vectors."""
+    one = engine(query_prompt="query: ", text_prompt="passage: ")
+    one.finetune()
+    router = SentenceTransformer(one.model_output_path, device="cpu")
+    again = load_finetuned_model(one.model_output_path, device="cpu")
+    assert isinstance(again, AsymmetricEmbeddingModel)
+    texts = ["amber bridge candle", "river engine"]
+    for model in (again, one.get_finetuned_model()):
+        np.testing.assert_allclose(
+            router.encode_query(texts, normalize_embeddings=True),
+            [model.get_query_embedding(text) for text in texts],
+            atol=1e-6,
+        )
+        np.testing.assert_allclose(
+            router.encode_document(texts, normalize_embeddings=True),
+            model.get_text_embedding_batch(texts),
+            atol=1e-6,
+        )
+
+
+def test_a_training_that_helps_nothing_hands_back_the_base(engine, tiny_bert_dir):
+    """With a validation set that only gets worse, queries have the base's vectors."""
+    val = tiny_dataset(20, 2)
+    one = engine(val_dataset=val, evaluation_steps=2, training_args={"learning_rate": 1.0})
+    one.finetune()
+    base = SentenceTransformer(str(tiny_bert_dir), device="cpu")
+    tuned = one.get_finetuned_model()
+    text = "amber bridge candle"
+    np.testing.assert_allclose(
+        tuned.get_query_embedding(text), base.encode(text, normalize_embeddings=True), atol=1e-6
+    )
+
+
+def test_validation_embeds_the_documents_once(engine, monkeypatch):
+    """Whatever the number of evaluations, each validation document is encoded once."""
+    val = tiny_dataset(6, 1, seed=3)
+    one = engine(val_dataset=val, evaluation_steps=2)
+    seen = []
+    encode = SentenceTransformer.encode
+
+    def counted(self, *args, **kwargs):
+        seen.extend(args[0] if args else kwargs.get("inputs", kwargs.get("sentences")))
+        return encode(self, *args, **kwargs)
+
+    monkeypatch.setattr(SentenceTransformer, "encode", counted)
+    one.finetune()
+    assert one.report is not None
+    for text in val.corpus.values():
+        assert seen.count(text) == 1 + (text in tiny_dataset(20, 2).corpus.values())
+
+
+def test_second_run_trains_against_the_base_again(engine):
+    """A second finetune() goes on from the tuned queries, against the base's documents."""
+    one = engine()
+    one.finetune()
+    first = one._task.frozen_documents.vectors.clone()
+    one.finetune()
+    assert torch.equal(one._task.frozen_documents.vectors, first)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"train": "documents"}, "'train' must be in"),
+        ({"batching": "pairs"}, "'batching' must be 'auto'"),
+        ({"loss": upstream.losses().CosineSimilarityLoss}, "'train' can be 'query' only"),
+    ],
+)
+def test_wrong_arguments_are_refused(engine, wrong, message):
+    """What can't work with a query encoder alone is told before any training."""
+    with pytest.raises(ConfigurationError, match=message):
+        engine(**wrong)
+
+
+def step(dataset, *rows, max_documents=None, monkeypatch=None, model=None):
+    """Return documents and the collated step of some rows, one query a row."""
+    if max_documents:
+        monkeypatch.setattr(frozen_documents, "_MAX_DOCUMENTS", max_documents)
+    pairs = [(qid, dataset.relevant_docs[qid][0]) for qid in dataset.queries]
+    documents = FrozenDocuments(dataset, pairs, "")
+    documents.vectors = torch.arange(len(documents.keys), dtype=torch.float32)[:, None]
+    collate = QueryStepCollator(model, dataset, [[pair] for pair in pairs], documents, "", seed=0)
+    return documents, collate([{"row": row} for row in rows])
+
+
+@pytest.fixture
+def model(tiny_bert_dir):
+    """The tiny BERT."""
+    return SentenceTransformer(str(tiny_bert_dir), device="cpu")
+
+
+def test_step_holds_every_trained_document_and_no_false_negative(model):
+    """Relevant documents are positive or masked; unasked documents are no column at all."""
+    dataset = EmbeddingQAFinetuneDataset(
+        queries={"a": "amber", "b": "bridge"},
+        corpus={"0": "one", "1": "two", "2": "three", "unasked": "four", "twin": "one"},
+        relevant_docs={"a": ["0", "1"], "b": ["2"]},
+    )
+    documents, batch = step(dataset, 1, 0, model=model)
+    assert [dataset.corpus[d] for d in ("0", "1", "2")] == list(documents._text_of.values())
+    expected = [[NEGATIVE, NEGATIVE, POSITIVE], [POSITIVE, MASKED, NEGATIVE]]
+    assert batch["label"].matrix.tolist() == expected
+    assert batch["document_sentence_embedding"].tolist() == [[0.0], [1.0], [2.0]]
+
+
+def test_hard_negatives_are_negatives_of_the_queries_that_name_them(model):
+    """A document that is only a hard negative is hidden from the other queries."""
+    dataset = EmbeddingQAFinetuneDataset(
+        queries={"a": "amber", "b": "bridge"},
+        corpus={"0": "one", "1": "two", "hard": "three"},
+        relevant_docs={"a": ["0"], "b": ["1"]},
+        hard_negatives={"a": ["hard"]},
+    )
+    _, batch = step(dataset, 0, 1, model=model)
+    expected = [[POSITIVE, NEGATIVE, NEGATIVE], [NEGATIVE, POSITIVE, MASKED]]
+    assert batch["label"].matrix.tolist() == expected
+
+
+def test_many_documents_are_sampled_with_the_positives_among_them(model, monkeypatch):
+    """Beyond the limit a step takes its own documents and a sample that its rows decide."""
+    dataset = tiny_dataset(20, 1)
+    _, batch = step(dataset, 19, 3, max_documents=5, monkeypatch=monkeypatch, model=model)
+    _, again = step(dataset, 19, 3, max_documents=5, monkeypatch=monkeypatch, model=model)
+    _, other = step(dataset, 4, 3, max_documents=5, monkeypatch=monkeypatch, model=model)
+    assert batch["label"].matrix.shape == (2, 5)
+    assert (batch["label"].matrix == POSITIVE).sum(dim=1).tolist() == [1, 1]
+    assert batch["document_sentence_embedding"][:2].tolist() == [[19.0], [3.0]]
+    vectors = [one["document_sentence_embedding"].tolist() for one in (batch, again, other)]
+    assert vectors[0] == vectors[1] != vectors[2]
