@@ -157,8 +157,8 @@ def test_old_signatures_are_a_prefix_of_ours(name):
 
 def test_names_that_are_not_carried_say_where_to_go():
     """An engine of the retired package for LLMs fails with advice, as an ImportError."""
-    with pytest.raises(ImportError, match="'OpenAIFinetuneEngine'.*openai"):
-        _ = llama_index.finetuning.OpenAIFinetuneEngine
+    with pytest.raises(ImportError, match="'AzureOpenAIFinetuneEngine'.*openai"):
+        _ = llama_index.finetuning.AzureOpenAIFinetuneEngine
 
 
 def test_importing_the_package_loads_no_torch():

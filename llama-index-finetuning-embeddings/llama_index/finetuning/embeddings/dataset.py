@@ -51,7 +51,7 @@ class EmbeddingQAFinetuneDataset(BaseModel):
     mode: str = "text"
     hard_negatives: dict[str, list[str]] | None = None
 
-    def __init__(self, **data: Any) -> None:
+    def __init__(self, /, **data: Any) -> None:
         try:
             super().__init__(**data)
         except ValidationError as error:

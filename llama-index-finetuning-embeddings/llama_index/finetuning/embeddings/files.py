@@ -1,4 +1,7 @@
-"""Files and folders that are whole or absent: written beside their place, then renamed."""
+"""Files and folders that are whole or absent: written beside their place, then renamed.
+
+Also the lock that keeps two processes from writing one output at the same time.
+"""
 
 import contextlib
 import ctypes
@@ -7,10 +10,11 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
 from llama_index.finetuning.embeddings.errors import OutputError
@@ -25,21 +29,28 @@ MANIFEST = "finetuning.json"
 def atomic_file(path: str | os.PathLike[str]) -> Iterator[IO[str]]:
     """Open a UTF-8 text file that replaces ``path`` only when the block ends without an error.
 
+    Where ``path`` is a link, it stays one, and the file that it points to is replaced.
+
     Raises:
         OutputError: The file can't be written.
     """
-    target = Path(path)
+    target = _place(path)
     with _output_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
+        temporary = _beside(target, "tmp")
         try:
-            with temporary.open("w", encoding="utf-8", newline="\n") as stream:
+            # Halves of surrogate pairs, as in undecodable file names, are written as escapes.
+            with temporary.open(
+                "w", encoding="utf-8", errors="backslashreplace", newline="\n"
+            ) as stream:
                 yield stream
                 stream.flush()
                 os.fsync(stream.fileno())
             temporary.replace(target)
-        finally:
-            temporary.unlink(missing_ok=True)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
 
 
 @contextlib.contextmanager
@@ -50,16 +61,15 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     an entry of that name, or the old ``finetuning.json`` lists the entry as its own: what a
     user put beside a model stays, what belonged to the old model goes. On Linux the exchange
     of the two folders is one system call, so every moment sees the old or the new folder whole.
+    Where ``path`` is a link, it stays one, and the folder that it points to is replaced.
 
     Raises:
-        OutputError: The folder can't be written.
+        OutputError: The folder can't be written, or is the current one.
     """
-    target = Path(path)
+    target = _folder_place(path)
     with _output_errors(target):
-        # A link stays a link: its target is what gets replaced.
-        target = target.resolve()
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
+        temporary = _beside(target, "tmp")
         try:
             temporary.mkdir()
             yield temporary
@@ -80,16 +90,19 @@ def check_writable(path: str | os.PathLike[str], *, name: str) -> None:
     Raises:
         OutputError: It can't; nothing was changed.
     """
-    target = Path(path)
-    if target.exists() and not target.is_dir():
-        raise OutputError(
-            f"'{name}' must be a folder (got {str(path)!r}, which is a file). "
-            "Give another path or move the file away."
-        )
-    parent = next(folder for folder in target.resolve().parents if folder.exists())
+    target = _place(path)
+    parent = target
     try:
+        if target.exists() and not target.is_dir():
+            raise OutputError(
+                f"'{name}' must be a folder (got {str(path)!r}, which is a file). "
+                "Give another path or move the file away."
+            )
+        parent = next(folder for folder in target.parents if folder.exists())
         with tempfile.NamedTemporaryFile(dir=parent, prefix=".write-test-"):
             pass
+    except OutputError:
+        raise
     except OSError as error:
         raise OutputError(
             f"'{name}' can't be written: {str(path)!r} ({error.strerror}). "
@@ -97,17 +110,95 @@ def check_writable(path: str | os.PathLike[str], *, name: str) -> None:
         ) from error
 
 
+def write_json_object(path: Path, data: Mapping[str, Any]) -> None:
+    """Write a JSON file into a folder that is being filled."""
+    text = json.dumps(data, indent=2, ensure_ascii=False) + "\n"
+    # What UTF-8 can't hold, as in the path of an undecodable file name, becomes a JSON escape.
+    path.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+@contextlib.contextmanager
+def output_lock(path: str | os.PathLike[str], *, name: str) -> Iterator[None]:
+    """Keep all others, in this process and elsewhere, from writing a folder while the block runs.
+
+    The lock is the system's, on a hidden file beside the folder (``.<folder>.lock``): it ends
+    with the process that holds it, however that ends. The empty file stays, since a process that
+    has it open could otherwise hold the lock together with one that made a new file.
+
+    Args:
+        path: The folder to be.
+        name: The argument that gave it, for the message.
+
+    Raises:
+        OutputError: Somebody else holds the lock, or the folder can't be written.
+    """
+    target = _folder_place(path)
+    lock = FileLock(target.with_name(f".{_short(target)}.lock"), timeout=0)
+    with _output_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire()
+        except Timeout as error:
+            raise OutputError(
+                f"'{name}' must not be in use (got {str(path)!r}, which another run is writing "
+                f"now; it holds {lock.lock_file!r}). Wait until it has ended, or give another path."
+            ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def read_json_object(path: Path) -> dict[str, Any]:
     """Read a JSON file whose top is an object.
 
     Raises:
-        ValueError: It is not UTF-8, not JSON, or no object.
+        ValueError: It is not UTF-8, not JSON, nested too deeply, or no object.
         OSError: It can't be read.
     """
-    data = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
     if not isinstance(data, dict):
         raise ValueError(f"the top of the file is a {type(data).__name__}, not an object")
     return data
+
+
+def _place(path: str | os.PathLike[str]) -> Path:
+    try:
+        return Path(path).resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # a loop of links, the character NUL
+        raise OutputError(
+            f"{str(path)!r} is no path that can be written to: {error}. Give another path."
+        ) from error
+
+
+def _folder_place(path: str | os.PathLike[str]) -> Path:
+    """Return the place of a folder that may be replaced."""
+    target = _place(path)
+    with _output_errors(target):
+        current = Path.cwd()
+        if target.exists() and not target.is_dir():
+            raise OutputError(
+                f"Can't write a folder at {str(path)!r}, which is a file. Give another path or "
+                "move the file away."
+            )
+    if target == current or target in current.parents:
+        raise OutputError(
+            f"Can't replace the folder {str(path)!r}: it is the current one, or holds it. Give "
+            "the path of a folder of its own."
+        )
+    return target
+
+
+def _short(target: Path) -> str:
+    # Names of files have at most 255 bytes, and a character up to four.
+    return target.name[:40]
+
+
+def _beside(target: Path, ending: str) -> Path:
+    return target.with_name(f".{_short(target)}.{uuid.uuid4().hex}.{ending}")
 
 
 @contextlib.contextmanager
@@ -129,7 +220,7 @@ def _list_own_files(folder: Path) -> None:
     if manifest.is_file():
         data = read_json_object(manifest)
         data[_FILES_KEY] = sorted(entry.name for entry in folder.iterdir())
-        manifest.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", "utf-8")
+        write_json_object(manifest, data)
 
 
 def _carry_over(old: Path, new: Path) -> None:
@@ -155,11 +246,11 @@ def _exchange(new: Path, target: Path) -> None:
     if _rename_exchange(new, target):
         return
     # Elsewhere than on Linux there is no exchange: the old folder steps aside for a moment.
-    aside = target.with_name(f".{target.name}.{uuid.uuid4().hex}.old")
+    aside = _beside(target, "old")
     target.rename(aside)
     try:
         new.rename(target)
-    except OSError:
+    except BaseException:
         aside.rename(target)
         raise
     shutil.rmtree(aside, ignore_errors=True)

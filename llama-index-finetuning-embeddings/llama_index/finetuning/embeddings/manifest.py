@@ -2,7 +2,6 @@
 
 import datetime
 import importlib.metadata
-import json
 import os
 import platform
 import sys
@@ -11,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from llama_index.finetuning.embeddings.dataset import EmbeddingQAFinetuneDataset
-from llama_index.finetuning.embeddings.files import MANIFEST
+from llama_index.finetuning.embeddings.files import MANIFEST, write_json_object
+from llama_index.finetuning.embeddings.redaction import HIDDEN, is_secret_name, redacted
 
 _DISTRIBUTIONS = (
     "llama-index-finetuning-embeddings",
@@ -48,12 +48,15 @@ def describe_run(
         **more: Further entries, put at the top level.
 
     Returns:
-        A dictionary that ``json.dumps`` takes.
+        A dictionary that ``json.dumps`` takes, with keys and passwords hidden.
     """
     described = {
         "engine": engine,
         "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "parameters": dict(parameters),
+        "parameters": {
+            name: redacted(value) if isinstance(value, str) else value
+            for name, value in parameters.items()
+        },
         "seed": seed,
         "dataset": describe_dataset(dataset),
         "val_dataset": None if val_dataset is None else describe_dataset(val_dataset),
@@ -68,8 +71,7 @@ def describe_run(
 
 def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
     """Write a run's description as ``finetuning.json`` into a folder that is being filled."""
-    text = json.dumps(manifest, indent=2, ensure_ascii=False)
-    (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
+    write_json_object(folder / MANIFEST, manifest)
 
 
 def describe_dataset(dataset: EmbeddingQAFinetuneDataset) -> dict[str, Any]:
@@ -114,7 +116,10 @@ def _jsonable(value: Any) -> Any:
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, Mapping):
-        return {str(key): _jsonable(one) for key, one in value.items()}
+        return {
+            str(key): HIDDEN if one and is_secret_name(str(key)) else _jsonable(one)
+            for key, one in value.items()
+        }
     if isinstance(value, list | tuple | set | frozenset):
         return [_jsonable(one) for one in value]
     if isinstance(value, os.PathLike):

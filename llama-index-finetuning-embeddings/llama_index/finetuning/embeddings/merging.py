@@ -15,6 +15,7 @@ from llama_index.finetuning.embeddings.dataset import EmbeddingQAFinetuneDataset
 from llama_index.finetuning.embeddings.errors import ConfigurationError, ModelFolderError
 from llama_index.finetuning.embeddings.files import MANIFEST, check_writable, read_json_object
 from llama_index.finetuning.embeddings.model_folder import SIDES, has_two_sides, is_model
+from llama_index.finetuning.embeddings.sentence_transformer.length import set_max_seq_length
 from llama_index.finetuning.embeddings.sentence_transformer.saving import save_merged
 from llama_index.finetuning.embeddings.sentence_transformer.validation import RetrievalEvaluator
 
@@ -103,7 +104,7 @@ def mixed(
     """Return a new model with this share of the finetuned weights; all else is the finetuned's."""
     if hasattr(SentenceTransformer, "merge") and importlib.util.find_spec("mergekit"):
         # Upstream compares the modules' settings too, and finetuning may have changed the length.
-        base.max_seq_length = finetuned.max_seq_length
+        set_max_seq_length(base, finetuned.max_seq_length)
         return SentenceTransformer.merge(
             [finetuned, base], "linear", parameters={"weight": [share, 1 - share]}
         )

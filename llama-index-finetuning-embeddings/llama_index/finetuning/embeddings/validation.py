@@ -35,6 +35,13 @@ def check_contents(
         [docid for docid, text in corpus.items() if not text.strip()],
         "{n} documents of the corpus have an empty text: {ids}. Remove them or fill them in.",
     )
+    for name, texts in (("queries", queries), ("corpus", corpus)):
+        _reject(
+            [one for one, text in texts.items() if not (is_encodable(text) and is_encodable(one))],
+            f"{{n}} entries of '{name}' hold half of a surrogate pair, which no file and no "
+            "tokenizer takes: {ids}. Mend them with "
+            "text.encode('utf-8', 'ignore').decode().",
+        )
     _reject(
         [qid for qid in queries if not relevant_docs.get(qid)],
         "{n} queries have no relevant document: {ids}. Add one to 'relevant_docs' for each, "
@@ -60,6 +67,15 @@ def check_contents(
             len(strangers),
             shown(strangers),
         )
+
+
+def is_encodable(text: str) -> bool:
+    """Tell whether a text is Unicode throughout: no half of a surrogate pair stands alone."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def explained(error: ValidationError) -> DatasetError:

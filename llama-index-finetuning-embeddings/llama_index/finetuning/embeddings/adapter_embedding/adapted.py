@@ -20,7 +20,11 @@ from llama_index.finetuning.embeddings.adapter_embedding.export import (
 from llama_index.finetuning.embeddings.adapter_embedding.limits import await_for, wait_for
 from llama_index.finetuning.embeddings.adapters import load_adapter
 from llama_index.finetuning.embeddings.encoding import embed_queries, stated_dimension
-from llama_index.finetuning.embeddings.errors import ConfigurationError, ModelFolderError
+from llama_index.finetuning.embeddings.errors import (
+    ConfigurationError,
+    EncodingError,
+    ModelFolderError,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +52,7 @@ class AdapterEmbeddingModel(BaseEmbedding):
         ModelFolderError: The folder holds no adapter, one of another class, or one for vectors
             of another length; where the base does not tell its length beforehand, this comes
             with the first vector.
+        EncodingError: On a call, the adapter gave a vector that is not finite, or zero.
     """
 
     base_model_name: str = Field(description="Name of the model that the adapter stands behind.")
@@ -188,7 +193,14 @@ class AdapterEmbeddingModel(BaseEmbedding):
         with torch.inference_mode():
             adapted = self._adapter(torch.from_numpy(rows).to(self._target_device)).cpu().numpy()
         unit = np.abs(np.linalg.norm(rows, axis=1) - 1.0) < _UNIT_TOLERANCE
-        adapted[unit] /= np.linalg.norm(adapted[unit], axis=1, keepdims=True)
+        with np.errstate(over="ignore", invalid="ignore"):
+            lengths = np.linalg.norm(adapted, axis=1, keepdims=True)
+        if not np.isfinite(lengths).all() or not lengths[unit].all():
+            raise EncodingError(
+                f"The adapter in {self.adapter_path!r} gave a vector that is not finite, or zero. "
+                "Its weights, or the vectors of the model before it, are damaged."
+            )
+        adapted[unit] /= lengths[unit]
         found: list[list[float]] = adapted.tolist()
         return found
 

@@ -5,27 +5,33 @@ package wrote the constructor's arguments alone to ``config.json``, and ``pytorc
 """
 
 import importlib.metadata
-import json
 import os
-import pickle
+import reprlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError
+from safetensors import safe_open
 from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 
 from llama_index.finetuning.embeddings.errors import ModelFolderError
-from llama_index.finetuning.embeddings.files import read_json_object
+from llama_index.finetuning.embeddings.files import read_json_object, write_json_object
 
 Transform = Literal["query", "both"]
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 RETIRED_WEIGHTS = "pytorch_model.bin"
+# What HuggingFaceEmbedding needs to give the same vectors again.
+BASE_SETTINGS: dict[str, type] = {
+    "max_length": int,
+    "normalize": bool,
+    "query_instruction": str,
+    "text_instruction": str,
+}
 
 
 def _library_version() -> str:
@@ -90,9 +96,21 @@ def describe_adapter_folder(path: str | os.PathLike[str]) -> AdapterDescription:
 
 def write_adapter(adapter: nn.Module, folder: Path, description: AdapterDescription) -> None:
     """Write an adapter's two files into a folder that is being filled."""
-    text = json.dumps(asdict(description), indent=2, ensure_ascii=False)
-    (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
+    write_json_object(folder / CONFIG, asdict(description))
     save_model(adapter, str(folder / WEIGHTS))
+
+
+def shapes(path: str | os.PathLike[str]) -> list[tuple[int, ...]]:
+    """Return the shapes of the weights in a folder of this package, going by the file's header.
+
+    Raises:
+        ModelFolderError: The file holds no weights.
+    """
+    try:
+        with safe_open(Path(path) / WEIGHTS, framework="pt") as file:
+            return [tuple(file.get_slice(name).get_shape()) for name in file.keys()]  # noqa: SIM118
+    except Exception as error:  # whatever damage makes the reader fail
+        raise _no_adapter(Path(path), f"{WEIGHTS} can't be read: {error}") from error
 
 
 def fill(adapter: nn.Module, path: str | os.PathLike[str]) -> None:
@@ -103,8 +121,8 @@ def fill(adapter: nn.Module, path: str | os.PathLike[str]) -> None:
     """
     try:
         load_model(adapter, str(Path(path) / WEIGHTS))
-    except (OSError, RuntimeError, SafetensorError) as error:
-        raise unfit(adapter, path, error) from error
+    except Exception as error:  # whatever damage makes the reader fail
+        raise unfit(type(adapter), path, error) from error
 
 
 def retired_weights(path: str | os.PathLike[str]) -> Mapping[str, Tensor]:
@@ -113,37 +131,66 @@ def retired_weights(path: str | os.PathLike[str]) -> Mapping[str, Tensor]:
     Raises:
         ModelFolderError: The file holds no weights, or more than weights.
     """
+    file = Path(path) / RETIRED_WEIGHTS
     try:
-        weights = torch.load(Path(path) / RETIRED_WEIGHTS, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        weights = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever damage makes the reader fail
         raise _no_adapter(Path(path), f"{RETIRED_WEIGHTS} can't be read: {error}") from error
-    if not isinstance(weights, Mapping):
-        raise _no_adapter(Path(path), f"{RETIRED_WEIGHTS} holds no weights")
+    if not isinstance(weights, Mapping) or not all(_is_weight(*one) for one in weights.items()):
+        raise _no_adapter(Path(path), f"{RETIRED_WEIGHTS} holds no weights, or more than weights")
+    # With a stride of 0, one number on disk can stand for a billion in memory.
+    if sum(weight.nbytes for weight in weights.values()) > file.stat().st_size:
+        raise _no_adapter(Path(path), f"{RETIRED_WEIGHTS} claims more weights than it holds")
     return weights
 
 
-def unfit(adapter: nn.Module, path: str | os.PathLike[str], error: Exception) -> ModelFolderError:
-    """Return the error for weights that do not fit an adapter."""
+def unfit(
+    adapter_cls: type[nn.Module], path: str | os.PathLike[str], reason: Exception | str
+) -> ModelFolderError:
+    """Return the error for weights that do not fit an adapter's class."""
     return ModelFolderError(
-        f"The weights in {str(path)!r} do not fit {type(adapter).__name__}: {error}. Pass the "
+        f"The weights in {str(path)!r} do not fit {adapter_cls.__name__}: {reason}. Pass the "
         "class that the adapter was trained with."
     )
 
 
+def _is_weight(name: object, weight: object) -> bool:
+    return (
+        isinstance(name, str)
+        and isinstance(weight, Tensor)
+        and weight.is_floating_point()
+        and (weight.layout, weight.device.type) == (torch.strided, "cpu")
+    )
+
+
 def _described(folder: Path, config: dict[str, Any]) -> AdapterDescription:
-    known = {name: value for name, value in config.items() if name in _FIELDS}
+    known = {name: value for name, value in config.items() if name in _KINDS}
+    for name, value in known.items():
+        if not isinstance(value, _KINDS[name]) or isinstance(value, bool):
+            wrong = "no object" if name in _OBJECTS else reprlib.repr(value)
+            raise _no_adapter(folder, f"{name!r} is {wrong}")
     try:
         description = AdapterDescription(**known)
     except TypeError as error:
         raise _no_adapter(folder, f"{CONFIG} is incomplete: {error}") from error
-    if not isinstance(description.adapter_config, dict):
-        raise _no_adapter(folder, "'adapter_config' is no object")
     if description.transform not in ("query", "both"):
         raise _no_adapter(folder, f"'transform' is {description.transform!r}")
+    if description.dimension is not None and description.dimension < 1:
+        raise _no_adapter(folder, f"'dimension' is {description.dimension}")
+    for name, value in description.base_settings.items():
+        # They go to a model's constructor, which takes others too: 'trust_remote_code', say.
+        if not isinstance(value, BASE_SETTINGS.get(name, ())):
+            raise _no_adapter(folder, f"'base_settings' has {name!r}: {reprlib.repr(value)}")
     return description
 
 
-_FIELDS = tuple(AdapterDescription.__dataclass_fields__)
+_OBJECTS = ("adapter_config", "base_settings")
+_KINDS: dict[str, Any] = {
+    **dict.fromkeys(_OBJECTS, dict),
+    **dict.fromkeys(("adapter_class", "transform"), str),
+    **dict.fromkeys(("base_model", "base_class", "library_version"), str | None),
+    "dimension": int | None,
+}
 
 
 def _need(folder: Path, name: str) -> None:

@@ -1,8 +1,10 @@
 """The adapters: a linear map, a low-rank one, two layers, and the base class of your own."""
 
+import math
 import os
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,6 +17,7 @@ from llama_index.finetuning.embeddings.adapters.folder import (
     describe_adapter_folder,
     fill,
     retired_weights,
+    shapes,
     unfit,
     write_adapter,
 )
@@ -78,20 +81,26 @@ class BaseAdapter(nn.Module):
             )
         retired = description.adapter_class is None
         weights = retired_weights(input_path) if retired else {}
+        build = partial(cls._from_retired, config, weights) if retired else partial(cls, **config)
+        found = [one.shape for one in weights.values()] if retired else shapes(input_path)
+        if _n_weights(build) > sum(map(math.prod, found)):
+            raise unfit(cls, input_path, f"{config} asks for more than there are")
         try:
-            adapter = cls._from_retired(config, weights) if retired else cls(**config)
-        except TypeError as error:
+            adapter = build()
+        except (MemoryError, OverflowError, RuntimeError, TypeError, ValueError) as error:
             raise ModelFolderError(
                 f"The arguments in {str(input_path)!r} are not those of {cls.__name__}: {error}. "
                 "Pass the class that the adapter was trained with."
             ) from error
         if not retired:
             fill(adapter, input_path)
-            return adapter
-        try:
-            adapter.load_state_dict(weights)
-        except RuntimeError as error:
-            raise unfit(adapter, input_path, error) from error
+        else:
+            try:
+                adapter.load_state_dict(weights)
+            except RuntimeError as error:
+                raise unfit(cls, input_path, error) from error
+        if not all(one.isfinite().all() for one in adapter.parameters()):
+            raise unfit(cls, input_path, "they hold NaN or infinity")
         return adapter
 
     @classmethod
@@ -257,6 +266,15 @@ def get_activation_function(name: str) -> Callable[[Tensor], Tensor]:
             f"'activation_fn_str' must be in {tuple(_ACTIVATIONS)} (got {name!r})."
         )
     return _ACTIVATIONS[name]
+
+
+def _n_weights(build: Callable[[], nn.Module]) -> int:
+    """Count the weights of an adapter to be built, before any memory is taken for them."""
+    try:
+        with torch.device("meta"):
+            return sum(parameter.numel() for parameter in build().parameters())
+    except Exception:
+        return 0  # building it for real says what is wrong, if anything is
 
 
 def _check_sizes(**sizes: int) -> None:

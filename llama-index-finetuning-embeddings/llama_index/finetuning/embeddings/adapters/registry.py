@@ -7,6 +7,7 @@ from typing import Any, cast
 from llama_index.core.base.embeddings.base import BaseEmbedding
 
 from llama_index.finetuning.embeddings.adapters.folder import (
+    BASE_SETTINGS,
     AdapterDescription,
     Transform,
     describe_adapter_folder,
@@ -20,8 +21,6 @@ from llama_index.finetuning.embeddings.adapters.layers import (
 )
 from llama_index.finetuning.embeddings.errors import ModelFolderError
 
-# What HuggingFaceEmbedding needs to give the same vectors again.
-_SETTINGS = ("max_length", "normalize", "query_instruction", "text_instruction")
 _CLASSES: dict[str, type[BaseAdapter]] = {
     cls.__name__: cls for cls in (LinearLayer, LowRankAdapter, TwoLayerNN)
 }
@@ -63,7 +62,7 @@ def save_adapter(
         base_class=embed_model.class_name(),
         base_settings={
             name: getattr(embed_model, name)
-            for name in _SETTINGS
+            for name in BASE_SETTINGS
             if getattr(embed_model, name, None) is not None
         },
         dimension=dimension,
@@ -89,7 +88,13 @@ def load_adapter(
         return adapter_cls.load(str(path)), AdapterDescription(adapter_config={})
     description = describe_adapter_folder(path)
     cls = adapter_cls or _class_of(path, description)
-    return cls.load(path), description
+    adapter = cls.load(path)
+    if cls in _CLASSES.values() and description.dimension not in (None, adapter.in_features):
+        raise ModelFolderError(
+            f"{str(path)!r} holds an adapter for vectors of {adapter.in_features} dimensions and "
+            f"says that it is for {description.dimension}. Train it again."
+        )
+    return adapter, description
 
 
 def _class_of(path: str | os.PathLike[str], description: AdapterDescription) -> type[BaseAdapter]:

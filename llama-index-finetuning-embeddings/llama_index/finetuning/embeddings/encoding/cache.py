@@ -76,6 +76,8 @@ class VectorCache:
                     query.format(",".join("?" * len(part))), part
                 ).fetchall()
             for key, blob in rows:
+                if not isinstance(blob, bytes) or len(blob) % 4 or not blob:
+                    raise self._no_cache("it holds something else than vectors")
                 yield keys[key], np.frombuffer(blob, dtype="<f4")
 
     def put(self, side: str, texts: Iterable[str], vectors: NDArray[np.float32]) -> None:
@@ -94,10 +96,13 @@ class VectorCache:
         except (OSError, sqlite3.OperationalError) as error:
             raise OutputError(f"The cache {str(self._path)!r} can't be used: {error}.") from error
         except sqlite3.DatabaseError as error:
-            raise EncodingError(
-                f"{str(self._path)!r} is no cache of vectors ({error}). Delete it, or give "
-                "another 'cache_dir'."
-            ) from error
+            raise self._no_cache(error) from error
+
+    def _no_cache(self, reason: object) -> EncodingError:
+        return EncodingError(
+            f"{str(self._path)!r} is no cache of vectors ({reason}). Delete it, or give another "
+            "'cache_dir'."
+        )
 
 
 def _key(side: str, text: str) -> bytes:

@@ -23,6 +23,7 @@ from llama_index.finetuning.embeddings.errors import (
     EncodingError,
     FinetuningError,
 )
+from llama_index.finetuning.embeddings.redaction import safe_message
 
 logger = logging.getLogger(__name__)
 
@@ -200,12 +201,13 @@ def _patient_call(
             try:
                 return once(batch)
             except Exception as error:
+                reason = safe_message(error, owner=embed_model, texts=batch)
                 if seconds is None or isinstance(error, _PERMANENT):
                     raise EncodingError(
                         f"The embedding model {embed_model.model_name!r} failed on {len(batch)} "
-                        f"texts (first: {table.name(batch[0])}): {type(error).__name__}: {error}"
+                        f"texts (first: {table.name(batch[0])}): {reason}"
                     ) from error
-                logger.warning("Embedding failed and is tried again in %g s: %s", seconds, error)
+                logger.warning("Embedding failed and is tried again in %g s: %s", seconds, reason)
                 time.sleep(seconds)
         raise NotImplementedError  # the loop returns or raises
 
@@ -217,14 +219,14 @@ def _calls(
     batches: Iterable[list[str]],
     workers: int,
 ) -> Iterator[tuple[list[str], Vectors]]:
-    """Yield each batch with its vectors; after a failure, first those already under way."""
+    """Yield each batch with its vectors; after a failure or Ctrl-C, first those under way."""
     if workers == 1:
         for batch in batches:
             yield batch, call(batch)
         return
     todo = iter(batches)
     running: dict[Future[Vectors], list[str]] = {}
-    failure: Exception | None = None
+    failure: BaseException | None = None
     with ThreadPoolExecutor(workers, thread_name_prefix="encode") as pool:
         while True:
             if failure is None:
@@ -232,11 +234,18 @@ def _calls(
                     running[pool.submit(call, batch)] = batch
             if not running:
                 break
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
+            try:
+                done = wait(running, return_when=FIRST_COMPLETED).done
+            except KeyboardInterrupt as error:
+                if failure is not None:
+                    raise
+                failure = error
+                continue
+            for future in done:
                 batch = running.pop(future)
                 try:
                     found = future.result()
-                except Exception as error:
+                except BaseException as error:
                     failure = failure or error
                 else:
                     yield batch, found

@@ -6,6 +6,7 @@ Information Retrieval Models (2021), which MTEB and many public collections shar
 
 import csv
 import json
+import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -35,8 +36,8 @@ def read_beir(folder: str | os.PathLike[str], split: str | None) -> Contents:
     """
     root = Path(folder)
     judgements = list(_read_qrels(_qrels_file(root, split)))
-    queries = {str(one["_id"]): str(one["text"]) for one in _read_lines(root / "queries.jsonl")}
-    corpus = {str(one["_id"]): document_text(one) for one in _read_lines(root / "corpus.jsonl")}
+    queries = {one["_id"]: one["text"] for one in _read_lines(root / "queries.jsonl")}
+    corpus = {one["_id"]: document_text(one) for one in _read_lines(root / "corpus.jsonl")}
     return judged(queries, corpus, judgements)
 
 
@@ -50,9 +51,12 @@ def write_beir(
     """Write a folder; see ``EmbeddingQAFinetuneDataset.to_beir``.
 
     Raises:
+        ConfigurationError: ``split`` can't be the name of a file.
         DatasetError: An id can't be held by a table of text.
         OutputError: The folder can't be written.
     """
+    if split in ("", ".", "..") or any(one in split for one in "/\\\0"):
+        raise ConfigurationError(f"'split' must be a plain name, such as 'test' (got {split!r}).")
     unfit = [one for ids in (queries, corpus) for one in ids if "\0" in one]
     if unfit:
         raise DatasetError(
@@ -128,7 +132,10 @@ def document_text(document: Mapping[str, Any]) -> str:
 
 
 def _qrels_file(root: Path, split: str | None) -> Path:
-    files = {path.stem: path for path in sorted((root / "qrels").glob("*.tsv"))}
+    try:
+        files = {path.stem: path for path in sorted((root / "qrels").glob("*.tsv"))}
+    except (OSError, ValueError) as error:
+        raise DatasetFileError(f"{str(root)!r} can't be read: {error}.") from error
     if not files:
         raise DatasetFileError(f"{str(root)!r} is no BEIR folder: it has no qrels/*.tsv.")
     if split is None and len(files) > 1:
@@ -141,7 +148,7 @@ def _qrels_file(root: Path, split: str | None) -> Path:
     return files[split]
 
 
-def _read_lines(path: Path) -> Iterator[dict[str, Any]]:
+def _read_lines(path: Path) -> Iterator[dict[str, str]]:
     number = 0
     try:
         # Only these end a line: text may hold other characters that str.splitlines cuts at.
@@ -149,16 +156,29 @@ def _read_lines(path: Path) -> Iterator[dict[str, Any]]:
             for line in stream:
                 number += 1
                 if line.strip():
-                    one = json.loads(line)
-                    yield {"_id": one["_id"], "text": one["text"], "title": one.get("title")}
+                    yield _entry(json.loads(line))
     except OSError as error:
         raise DatasetFileError(f"{str(path)!r} can't be read: {error.strerror}.") from error
     except UnicodeDecodeError as error:
         raise DatasetFileError(f"{str(path)!r} is not UTF-8 text ({error}).") from error
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise DatasetFileError(
             f"Line {number:,} of {str(path)!r} is no JSON object with '_id' and 'text' ({error!r})."
         ) from error
+
+
+def _entry(line: Any) -> dict[str, str]:
+    """Return what counts of a line; numbers as ids and nulls as texts occur in the wild."""
+    id_, text, title = line["_id"], line["text"], line.get("title")
+    entry = {
+        "_id": str(id_) if isinstance(id_, int) else id_,
+        "text": "" if text is None else text,
+        "title": "" if title is None else title,
+    }
+    for name, value in entry.items():
+        if not isinstance(value, str):
+            raise TypeError(f"{name!r} is no text")
+    return entry
 
 
 def _write_lines(path: Path, entries: Iterable[dict[str, str]]) -> None:
@@ -175,7 +195,11 @@ def _read_qrels(path: Path) -> Iterator[Judgement]:
                 if number == 1 and tuple(row) == _HEADER:
                     continue
                 query_id, document_id, grade = row
+                if math.isnan(float(grade)):
+                    raise ValueError(f"got {grade}")
                 yield query_id, document_id, float(grade)
+    except OSError as error:
+        raise DatasetFileError(f"{str(path)!r} can't be read: {error.strerror}.") from error
     except (ValueError, csv.Error) as error:
         raise DatasetFileError(
             f"Row {number:,} of {str(path)!r} must be a query id, a document id and a number "

@@ -1,6 +1,7 @@
 """Calls of an LLM that run side by side, whether or not its async API is a real one."""
 
 import asyncio
+import contextlib
 import functools
 import inspect
 import os
@@ -103,8 +104,16 @@ def run_blocking(coroutine: Coroutine[Any, Any, T]) -> T:
 @functools.cache
 def _background_loop() -> asyncio.AbstractEventLoop:
     loop = asyncio.new_event_loop()
-    threading.Thread(target=loop.run_forever, name="question-generation", daemon=True).start()
+    threading.Thread(target=_serve, args=[loop], name="question-generation", daemon=True).start()
     return loop
+
+
+def _serve(loop: asyncio.AbstractEventLoop) -> None:
+    while True:
+        # An LLM that exits or is interrupted stops the loop as well. Its task holds the error,
+        # and goes on to hand it to the caller.
+        with contextlib.suppress(KeyboardInterrupt, SystemExit):
+            loop.run_forever()
 
 
 if hasattr(os, "register_at_fork"):  # the thread does not live on in a forked process

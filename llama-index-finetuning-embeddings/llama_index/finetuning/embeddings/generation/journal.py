@@ -1,12 +1,15 @@
 """The journal: every answer that an LLM gave, one line each, so that none is paid for twice."""
 
+import contextlib
 import hashlib
 import json
 import logging
-from collections.abc import Collection
+import os
+from collections.abc import Collection, Iterator
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 from typing_extensions import Self
 
@@ -57,11 +60,10 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
+        with self._explained():
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._stream: BinaryIO = path.open("a+b")
-        except OSError as error:
-            raise _unusable(path, error) from error
+            # Without a buffer: what could not be written is not tried again when it is closed.
+            self._stream: FileIO = path.open("ab", buffering=0)
 
     def __enter__(self) -> Self:
         return self
@@ -78,17 +80,11 @@ class Journal:
         """Return the wanted entries, and every (node id, content hash) that the journal knows."""
         entries: dict[Key, Entry] = {}
         known: set[tuple[str, str]] = set()
-        whole = unreadable = 0
-        self._stream.seek(0)
-        for line in self._stream:
-            if not line.endswith(b"\n"):
-                logger.warning("The last line of %s was not finished and is dropped.", self.path)
-                self._stream.truncate(whole)
-                break
-            whole += len(line)
+        unreadable = 0
+        for line in self._lines():
             try:
                 key, entry = _decoded(line)
-            except (ValueError, TypeError, KeyError):
+            except (ValueError, TypeError, KeyError, RecursionError):
                 unreadable += 1
                 continue
             known.add((key.node_id, key.content))
@@ -109,23 +105,55 @@ class Journal:
             record["response"] = entry.response
         else:
             record["questions"] = entry.questions
+        line = json.dumps(record, ensure_ascii=False).encode() + b"\n"
+        with self._explained():
+            whole = os.fstat(self._stream.fileno()).st_size
+            try:
+                written = self._stream.write(line)
+                while written < len(line):  # the disk is all but full
+                    written += self._stream.write(line[written:])
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    self._stream.truncate(whole)
+                raise
+
+    def _lines(self) -> Iterator[bytes]:
+        """Yield the whole lines, and cut off a last one that is not."""
+        whole = 0
+        with self._explained(), self.path.open("rb") as stream:
+            for line in stream:
+                if not line.endswith(b"\n"):
+                    logger.warning(
+                        "The last line of %s was not finished and is dropped.", self.path
+                    )
+                    self._stream.truncate(whole)
+                    return
+                whole += len(line)
+                yield line
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
         try:
-            self._stream.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
-            self._stream.flush()
-        except OSError as error:
-            raise _unusable(self.path, error) from error
+            yield
+        except (OSError, ValueError) as error:  # the latter for a path with the character NUL
+            reason = getattr(error, "strerror", None) or error
+            raise OutputError(
+                f"The journal {str(self.path)!r} can't be written: {reason}. "
+                "Free space or choose another 'output_path'; the answers that it holds stay valid."
+            ) from error
 
 
 def _decoded(line: bytes) -> tuple[Key, Entry]:
     record = json.loads(line)
-    key = Key(*(str(record[field]) for field in Key._fields))
+    key = Key(*(_text(record[field]) for field in Key._fields))
     if "questions" in record:
-        return key, Entry(questions=tuple((str(q), str(text)) for q, text in record["questions"]))
-    return key, Entry(response=str(record["response"]))
+        questions = [(_text(query_id), _text(text)) for query_id, text in record["questions"]]
+        return key, Entry(questions=tuple(questions))
+    return key, Entry(response=_text(record["response"]))
 
 
-def _unusable(path: Path, error: OSError) -> OutputError:
-    return OutputError(
-        f"The journal {str(path)!r} can't be written: {error.strerror or error}. Free space or "
-        "choose another 'output_path'; the answers that it holds stay valid."
-    )
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{type(value).__name__} instead of a text")
+    value.encode()  # refuses halves of surrogate pairs
+    return value

@@ -1,11 +1,14 @@
 """Dataset files that stand at the output path without a journal: read, and gone on with."""
 
+import itertools
 from collections.abc import Iterator, Set
 from pathlib import Path
+from typing import Any
 
 from llama_index.finetuning.embeddings.errors import DatasetFileError
 from llama_index.finetuning.embeddings.files import read_json_object
 from llama_index.finetuning.embeddings.generation.journal import digest
+from llama_index.finetuning.embeddings.validation import is_encodable
 
 _FIELDS = ("queries", "corpus", "relevant_docs")
 
@@ -34,7 +37,7 @@ def questions_of_file(
             f"{str(path)!r} is no whole dataset file ({error}) and is not overwritten. Move it "
             "away, or choose another 'output_path'."
         ) from error
-    if not all(isinstance(data.get(field), dict) for field in _FIELDS):
+    if not _is_dataset(data):
         raise DatasetFileError(
             f"{str(path)!r} is no dataset (it must hold {', '.join(_FIELDS)}) and is not "
             "overwritten. Move it away, or choose another 'output_path'."
@@ -43,9 +46,23 @@ def questions_of_file(
     questions: dict[str, list[tuple[str, str]]] = {}
     for query_id, query in queries.items():
         for node_id in relevant_docs.get(query_id, ()):
-            if str(query).strip():
-                questions.setdefault(node_id, []).append((query_id, str(query)))
+            if query.strip() and is_encodable(query_id + query):
+                questions.setdefault(node_id, []).append((query_id, query))
     for node_id, pairs in questions.items():
-        text = str(corpus.get(node_id, ""))
-        if text.strip() and (node_id, digest(text)) not in known:
+        text = corpus.get(node_id, "")
+        if not text.strip() or not is_encodable(node_id + text):
+            continue
+        if (node_id, digest(text)) not in known:
             yield node_id, text, tuple(pairs)
+
+
+def _is_dataset(data: dict[str, Any]) -> bool:
+    fields = [data.get(field) for field in _FIELDS]
+    if not all(isinstance(field, dict) for field in fields):
+        return False
+    queries, corpus, relevant_docs = (data[field] for field in _FIELDS)
+    texts = itertools.chain(queries.values(), corpus.values())
+    return all(isinstance(text, str) for text in texts) and all(
+        isinstance(ids, list) and all(isinstance(one, str) for one in ids)
+        for ids in relevant_docs.values()
+    )

@@ -101,6 +101,12 @@ def texts_of(nodes: Sequence[BaseNode]) -> tuple[dict[str, str], list[str]]:
             f"'nodes' must be a list of LlamaIndex nodes (got {found or type(nodes).__name__}). "
             "Make nodes of texts with TextNode(text=...)."
         )
+    strange = [node.node_id for node in nodes if encodable(node.node_id) != node.node_id]
+    if strange:
+        raise ConfigurationError(
+            f"'nodes' must have ids that a file can hold; {len(strange):,} hold half of a "
+            f"surrogate pair: {shown(strange)}. Give these nodes other ids."
+        )
     texts: dict[str, str] = {}
     replaced: list[str] = []
     for node in nodes:

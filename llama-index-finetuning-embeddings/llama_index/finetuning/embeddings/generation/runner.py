@@ -25,6 +25,7 @@ from llama_index.finetuning.embeddings.generation.results import (
     read_entry,
 )
 from llama_index.finetuning.embeddings.generation.retry import Pace, is_permanent
+from llama_index.finetuning.embeddings.redaction import safe_message
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +72,7 @@ class Run:
         if self._stop:
             node_id, error = next(iter(self._errors.items()))
             raise GenerationError(
-                f"Node {node_id!r} failed ({type(error).__name__}: {error}) and 'on_failure' is "
+                f"Node {node_id!r} failed ({self._reason(error, node_id)}) and 'on_failure' is "
                 f"'fail'. The {len(self._outcomes):,} answers that "
                 f"came are in {str(options.journal_path)!r}: call again to go on with the rest."
             ) from error
@@ -103,7 +104,7 @@ class Run:
             fewer=sum(0 < number < self._options.num_questions for number in numbers),
             questions=len(query_ids),
             filtered=dict(filtered),
-            errors={one: f"{type(e).__name__}: {e}" for one, e in self._errors.items()},
+            errors={one: self._reason(error, one) for one, error in self._errors.items()},
         )
 
     def _take_over(self, journal: Journal) -> None:
@@ -191,17 +192,19 @@ class Run:
             except Exception as error:
                 logger.log(
                     logging.WARNING if options.verbose else logging.DEBUG,
-                    "Node %s, attempt %d of %d failed: %s: %s",
+                    "Node %s, attempt %d of %d failed: %s",
                     node_id,
                     attempt,
                     options.retry_limit,
-                    type(error).__name__,
-                    error,
+                    self._reason(error, node_id),
                 )
                 if attempt == options.retry_limit or is_permanent(error) or self._stop:
                     raise
                 await pace.after(error, attempt)
         return response
+
+    def _reason(self, error: BaseException, node_id: str) -> str:
+        return safe_message(error, owner=self._llm, texts=[self._texts[node_id]])
 
     def _finish(self, node_id: str, entry: Entry) -> None:
         outcome = read_entry(

@@ -1,0 +1,158 @@
+"""From a folder of files to nodes, and from a name to an LLM."""
+
+import importlib
+import logging
+import os
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from llama_index.core import SimpleDirectoryReader
+from llama_index.core.llms.llm import LLM
+from llama_index.core.node_parser import SentenceSplitter
+from llama_index.core.schema import BaseNode, Document
+
+from llama_index.finetuning.embeddings.errors import (
+    ConfigurationError,
+    MissingExtraError,
+    shown,
+)
+
+logger = logging.getLogger(__name__)
+
+_SPEC = re.compile(r"(?P<provider>[A-Za-z][\w-]*):(?P<model>.+)")
+_ANY_SERVER = "openai_like"
+_BINARY = re.compile(r"\A%PDF-|\0")
+
+
+def read_nodes(documents: str, *, chunk_size: int, chunk_overlap: int) -> list[BaseNode]:
+    """Read a file, or all files of a folder and those below it, and cut them into nodes.
+
+    A node's id is the file's path below the folder and the node's number in it, the same in
+    every run: the answers of a generation that was broken off are found by it.
+
+    Args:
+        documents: The file or folder.
+        chunk_size: Tokens of a node.
+        chunk_overlap: Tokens that a node repeats of the one before it.
+
+    Raises:
+        ConfigurationError: There are no files, or the sizes do not fit each other.
+        MissingExtraError: Files of this kind need a package that is not installed.
+    """
+    root = Path(documents)
+    try:
+        splitter = SentenceSplitter(chunk_size=chunk_size, chunk_overlap=chunk_overlap)
+        reader = (
+            SimpleDirectoryReader(input_dir=str(root), recursive=True)
+            if root.is_dir()
+            else SimpleDirectoryReader(input_files=[str(root)])
+        )
+        found = reader.load_data(show_progress=True)
+    except ImportError as error:
+        raise MissingExtraError(f"A file of {documents!r} can't be read: {error}") from error
+    except ValueError as error:
+        raise ConfigurationError(f"{documents!r} can't be made into nodes: {error}") from error
+    folder = root if root.is_dir() else root.parent
+    numbers: Counter[str] = Counter()
+    nodes = _cut(splitter, _texts_only(found, documents))
+    for node in nodes:
+        name = Path(os.path.relpath(node.metadata["file_path"], folder)).as_posix()
+        numbers[name] += 1
+        node.node_id = f"{name}#{numbers[name]}"
+    return nodes
+
+
+def _cut(splitter: SentenceSplitter, texts: list[Document]) -> list[BaseNode]:
+    try:
+        return splitter.get_nodes_from_documents(texts)
+    except LookupError as error:
+        raise MissingExtraError(
+            "Cutting texts into sentences needs NLTK's data, which llama-index-core 0.13 downloads "
+            "and later versions bring. Install it with: pip install 'llama-index-core>=0.14'"
+        ) from error
+
+
+def _texts_only(documents: list[Document], place: str) -> list[Document]:
+    """Leave out files that were read as text and are none, since no reader for them is there."""
+    binary = {d.metadata["file_name"]: None for d in documents if _BINARY.search(d.text)}
+    remedy = "PDF, Word and other formats can be read after: pip install llama-index-readers-file"
+    if binary:
+        logger.warning("Left out, since they are no text: %s. %s", shown(binary), remedy)
+    texts = [d for d in documents if d.metadata["file_name"] not in binary]
+    if not texts:
+        raise ConfigurationError(f"{place!r} holds no text that could be read. {remedy}")
+    return texts
+
+
+def resolve_llm(spec: str, *, api_base: str | None) -> LLM:
+    """Make an LLM of the LlamaIndex integration that a name stands for.
+
+    ``openai:gpt-4o-mini`` is ``OpenAI(model="gpt-4o-mini")`` of ``llama_index.llms.openai``, from
+    the package ``llama-index-llms-openai``; keys are read from the environment, as the
+    integrations do.
+
+    Args:
+        spec: ``provider:model``.
+        api_base: The address of the API, for integrations that take one; ``openai-like`` is for
+            any server that speaks OpenAI's.
+
+    Raises:
+        ConfigurationError: The name has another form, or the integration refuses it.
+        MissingExtraError: The integration is not installed.
+    """
+    match = _SPEC.fullmatch(spec)
+    if match is None:
+        raise ConfigurationError(
+            f"'--llm' must be 'provider:model', such as openai:gpt-4o-mini (got {spec!r})."
+        )
+    provider = match["provider"].lower().replace("-", "_")
+    llm_class = _llm_class(provider)
+    options: dict[str, Any] = {"model": match["model"]}
+    if api_base is not None:
+        options["api_base"] = api_base
+    if provider == _ANY_SERVER:
+        # Nearly every server speaks chat; a local one wants no key, where the client insists.
+        options["is_chat_model"] = True
+        options["api_key"] = os.environ.get("OPENAI_API_KEY", "none")
+    for name in options:
+        if name not in llm_class.model_fields:
+            raise ConfigurationError(
+                f"{llm_class.__name__} takes no {name!r}, so that {spec!r} can't be made here. "
+                "Make it in Python and call generate_qa_embedding_pairs."
+            )
+    try:
+        llm = llm_class(**options)
+        # Integrations look a model up here: better once now than at every node.
+        _ = llm.metadata
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(f"The LLM {spec!r} can't be used: {error}") from error
+    return llm
+
+
+def _llm_class(provider: str) -> type[LLM]:
+    module_name = f"llama_index.llms.{provider}"
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if not module_name.startswith(error.name or module_name):
+            raise MissingExtraError(
+                f"{module_name} needs {error.name!r}, which is not installed. Install it with: "
+                f"pip install {error.name}"
+            ) from error
+        raise MissingExtraError(
+            f"The LLM provider {provider!r} needs {module_name!r}, which is not installed. Install "
+            f"it with: pip install llama-index-llms-{provider.replace('_', '-')}"
+        ) from error
+    exported = [getattr(module, name) for name in getattr(module, "__all__", ())]
+    classes = [one for one in exported if isinstance(one, type) and issubclass(one, LLM)]
+    wanted = provider.replace("_", "")
+    named = [one for one in classes if one.__name__.lower() == wanted] or classes
+    if len(named) != 1:
+        raise ConfigurationError(
+            f"{module_name!r} does not say which LLM it is for (found "
+            f"{[one.__name__ for one in named]}). Make the LLM in Python and call "
+            "generate_qa_embedding_pairs."
+        )
+    return named[0]
