@@ -31,6 +31,8 @@ class _Watch:
     def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
         if not self.left or event not in _EVENTS:
             return
+        if event == "open" and arguments[1] is None:  # a folder, on its way to be removed
+            return
         if any(str(one).startswith(self.folder) for one in arguments[:2]):
             self.tick()
 

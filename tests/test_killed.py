@@ -6,11 +6,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from fakes import tiny_dataset
+from fakes import HashEmbedding, tiny_dataset
 from sentence_transformers import SentenceTransformer
 from transformers import TrainerCallback
 
-from llama_index.finetuning.embeddings import SentenceTransformersFinetuneEngine, files
+from llama_index.finetuning.embeddings import (
+    EmbeddingAdapterFinetuneEngine,
+    OutputError,
+    SentenceTransformersFinetuneEngine,
+    files,
+)
 from llama_index.finetuning.embeddings.sentence_transformer import saving, training
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
@@ -71,21 +76,20 @@ def after_exchange(monkeypatch):
 
 def engine(model, output, **kwargs):
     """Return an engine of 20 steps that writes a checkpoint every 3 and evaluates every 4."""
+    usual = {
+        "batch_size": 4,
+        "epochs": 4,
+        "val_dataset": tiny_dataset(8, 1, seed=5),
+        "evaluation_steps": 4,
+        "save_checkpoints": True,
+        "checkpoint_save_steps": 3,
+        "device": "cpu",
+        "precision": "fp32",
+        "show_progress_bar": False,
+        "training_args": {"learning_rate": 1e-3},
+    }
     return SentenceTransformersFinetuneEngine(
-        tiny_dataset(20, 2),
-        str(model),
-        str(output),
-        batch_size=4,
-        epochs=4,
-        val_dataset=tiny_dataset(8, 1, seed=5),
-        evaluation_steps=4,
-        save_checkpoints=True,
-        checkpoint_save_steps=3,
-        device="cpu",
-        precision="fp32",
-        show_progress_bar=False,
-        training_args={"learning_rate": 1e-3},
-        **kwargs,
+        tiny_dataset(20, 2), str(model), str(output), **{**usual, **kwargs}
     )
 
 
@@ -137,4 +141,77 @@ def test_killed_nine_times_and_resumed(tiny_bert_dir, tmp_path, monkeypatch):
     last = engine(tiny_bert_dir, output, resume_from_checkpoint=True)
     last.finetune()
     torch.testing.assert_close(weights(output), expected, atol=1e-6, rtol=0)
+    assert [path.name for path in tmp_path.iterdir() if path.name.endswith((".tmp", ".old"))] == []
+
+
+@pytest.mark.parametrize("kind", ["full", "adapter"])
+def test_a_folder_in_use_is_refused(tiny_bert_dir, tmp_path, monkeypatch, kind):
+    """While one run writes a folder, a second is told so before it trains or writes."""
+    monkeypatch.chdir(tmp_path)
+    output = tmp_path / "out"
+    if kind == "full":
+        second = engine(tiny_bert_dir, output)
+    else:
+        second = EmbeddingAdapterFinetuneEngine(
+            tiny_dataset(6, 1), HashEmbedding(), model_output_path=str(output)
+        )
+    with (
+        files.output_lock(output, name="model_output_path"),
+        pytest.raises(OutputError, match="another run is writing"),
+    ):
+        second.finetune()
+    assert not output.exists()
+    second.finetune()
+    assert (output / "finetuning.json").is_file()
+
+
+def test_an_old_folder_that_stepped_aside_comes_back(tmp_path):
+    """Killed between two renames, where folders can't be exchanged: the old model is put back."""
+    aside = tmp_path / f".out.{'0' * 32}.old"
+    aside.mkdir()
+    (aside / "model.bin").write_text("old")
+    torn = tmp_path / f".out.{'1' * 32}.tmp"
+    torn.mkdir()
+    other = tmp_path / f".other.{'2' * 32}.tmp"
+    other.mkdir()
+    with files.output_lock(tmp_path / "out", name="model_output_path"):
+        assert (tmp_path / "out" / "model.bin").read_text() == "old"
+    assert not torn.exists()
+    assert not aside.exists()
+    assert other.exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "place"),
+    [
+        ({"save_checkpoints": True, "val_dataset": None}, "checkpoint"),
+        ({"save_checkpoints": False}, "model.safetensors"),
+        ({"save_checkpoints": False, "val_dataset": None}, "out"),
+    ],
+    ids=["checkpoint", "best weights", "output"],
+)
+def test_a_full_disk_is_told_and_the_old_model_stays(
+    tiny_bert_dir, tmp_path, monkeypatch, settings, place
+):
+    """No room for the checkpoint, the best weights or the output: our error, the old model."""
+    resource = pytest.importorskip("resource")
+    monkeypatch.chdir(tmp_path)
+    output = tmp_path / "out"
+    SentenceTransformer(str(tiny_bert_dir), device="cpu").save(str(output))
+    old = weights(output)
+    run = engine(tiny_bert_dir, output, **settings)
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            # A limit of the system's: no file may grow beyond it, as on a disk that fills up.
+            resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            run.finetune()
+        except OutputError as error:
+            status = 0 if place in str(error) and "free space" in str(error) else 2
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert torch.equal(weights(output), old)
     assert [path.name for path in tmp_path.iterdir() if path.name.endswith((".tmp", ".old"))] == []

@@ -5,8 +5,10 @@ Also the lock that keeps two processes from writing one output at the same time.
 
 import contextlib
 import ctypes
+import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 import uuid
@@ -23,6 +25,8 @@ _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 _FILES_KEY = "files"
 MANIFEST = "finetuning.json"
+# Characters of a folder's name that the hidden names beside it repeat.
+_LONGEST = 40
 
 
 @contextlib.contextmanager
@@ -35,7 +39,7 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[IO[str]]:
         OutputError: The file can't be written.
     """
     target = _place(path)
-    with _output_errors(target):
+    with output_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = _beside(target, "tmp")
         try:
@@ -67,7 +71,7 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
         OutputError: The folder can't be written, or is the current one.
     """
     target = _folder_place(path)
-    with _output_errors(target):
+    with output_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = _beside(target, "tmp")
         try:
@@ -121,6 +125,7 @@ def write_json_object(path: Path, data: Mapping[str, Any]) -> None:
 def output_lock(path: str | os.PathLike[str], *, name: str) -> Iterator[None]:
     """Keep all others, in this process and elsewhere, from writing a folder while the block runs.
 
+    What a run that was killed left beside the folder is removed, or put back in its place.
     The lock is the system's, on a hidden file beside the folder (``.<folder>.lock``): it ends
     with the process that holds it, however that ends. The empty file stays, since a process that
     has it open could otherwise hold the lock together with one that made a new file.
@@ -134,7 +139,7 @@ def output_lock(path: str | os.PathLike[str], *, name: str) -> Iterator[None]:
     """
     target = _folder_place(path)
     lock = FileLock(target.with_name(f".{_short(target)}.lock"), timeout=0)
-    with _output_errors(target):
+    with output_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
             lock.acquire()
@@ -144,9 +149,29 @@ def output_lock(path: str | os.PathLike[str], *, name: str) -> Iterator[None]:
                 f"now; it holds {lock.lock_file!r}). Wait until it has ended, or give another path."
             ) from error
     try:
+        _clear_remains(target)
         yield
     finally:
         lock.release()
+
+
+@contextlib.contextmanager
+def work_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a new folder beside ``path`` that is gone afterwards.
+
+    After a kill, the next `output_lock` on ``path`` removes it.
+
+    Raises:
+        OutputError: It can't be written.
+    """
+    target = _folder_place(path)
+    folder = _beside(target, "tmp")
+    with output_errors(target):
+        folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
@@ -177,7 +202,7 @@ def _place(path: str | os.PathLike[str]) -> Path:
 def _folder_place(path: str | os.PathLike[str]) -> Path:
     """Return the place of a folder that may be replaced."""
     target = _place(path)
-    with _output_errors(target):
+    with output_errors(target):
         current = Path.cwd()
         if target.exists() and not target.is_dir():
             raise OutputError(
@@ -194,7 +219,25 @@ def _folder_place(path: str | os.PathLike[str]) -> Path:
 
 def _short(target: Path) -> str:
     # Names of files have at most 255 bytes, and a character up to four.
-    return target.name[:40]
+    if len(target.name) <= _LONGEST:
+        return target.name
+    return f"{target.name[:_LONGEST]}-{hashlib.sha256(os.fsencode(target.name)).hexdigest()[:16]}"
+
+
+def _clear_remains(target: Path) -> None:
+    """Remove what killed runs left beside a folder that this process has locked."""
+    named = re.compile(rf"\.{re.escape(_short(target))}\.[0-9a-f]{{32}}\.(tmp|old)")
+    for entry in list(target.parent.iterdir()):
+        found = named.fullmatch(entry.name)
+        if not found:
+            continue
+        if found[1] == "old" and not target.exists():
+            # Killed between the two renames of a system that can't exchange folders.
+            entry.rename(target)
+        elif entry.is_dir():
+            shutil.rmtree(entry, ignore_errors=True)
+        else:
+            entry.unlink(missing_ok=True)
 
 
 def _beside(target: Path, ending: str) -> Path:
@@ -202,12 +245,20 @@ def _beside(target: Path, ending: str) -> Path:
 
 
 @contextlib.contextmanager
-def _output_errors(target: Path) -> Iterator[None]:
+def output_errors(target: Path) -> Iterator[None]:
+    """Turn what goes wrong in writing into an OutputError that names the place.
+
+    Raises:
+        OutputError: Something can't be written.
+    """
     try:
         yield
     except OutputError:
         raise
-    except (OSError, SafetensorError) as error:
+    except (OSError, RuntimeError, SafetensorError) as error:
+        # torch.save reports a full disk as a RuntimeError of its archive writer.
+        if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(error):
+            raise
         reason = getattr(error, "strerror", None) or error
         raise OutputError(
             f"Can't write {str(target)!r}: {reason}. What stood there before is unchanged; free "

@@ -33,7 +33,7 @@ from llama_index.finetuning.embeddings.base import BaseFinetuningEngine
 from llama_index.finetuning.embeddings.dataset import EmbeddingQAFinetuneDataset
 from llama_index.finetuning.embeddings.encoding import Side, encode, stated_dimension
 from llama_index.finetuning.embeddings.errors import ConfigurationError
-from llama_index.finetuning.embeddings.files import atomic_folder, check_writable
+from llama_index.finetuning.embeddings.files import atomic_folder, check_writable, output_lock
 from llama_index.finetuning.embeddings.report import RetrievalReport
 
 logger = logging.getLogger(__name__)
@@ -179,11 +179,15 @@ class EmbeddingAdapterFinetuneEngine(BaseFinetuningEngine):
             ConfigurationError: An option is unknown, or has a value that can't work.
             DatasetError: A dataset was changed so that its contents do not fit together.
             EncodingError: The embedding model failed, or gave unusable vectors.
-            OutputError: An output folder can't be written.
+            OutputError: An output folder can't be written, or another run is writing it.
             TrainingError: The loss is not finite.
         """
         options = parse(self._defaults, {**self._train_kwargs, **train_kwargs})
         self._check(options)
+        with output_lock(self._model_output_path, name="model_output_path"):
+            self._finetune(options)
+
+    def _finetune(self, options: TrainingOptions) -> None:
         began = time.perf_counter()
         vectors, *validation = self._embedded(options)
         embedded = time.perf_counter()

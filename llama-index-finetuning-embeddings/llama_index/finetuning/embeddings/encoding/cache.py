@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import os
 import sqlite3
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +18,7 @@ from llama_index.finetuning.embeddings.files import check_writable
 
 _LOOKUP_ROWS = 500
 _LOCK_SECONDS = 120.0
+_LOCK_PAUSE = 0.01  # seconds
 
 
 class VectorCache:
@@ -42,8 +44,7 @@ class VectorCache:
             self._connection = sqlite3.connect(self._path, timeout=_LOCK_SECONDS)
         try:
             with self._explained():
-                # A log beside the file lets readers go on while one process writes.
-                self._connection.execute("PRAGMA journal_mode=WAL")
+                self._keep_a_log()
                 self._connection.execute("PRAGMA synchronous=NORMAL")
                 self._connection.execute(
                     "CREATE TABLE IF NOT EXISTS vectors (key BLOB PRIMARY KEY, vector BLOB) "
@@ -88,6 +89,19 @@ class VectorCache:
         ]
         with self._explained(), self._connection:
             self._connection.executemany("INSERT OR REPLACE INTO vectors VALUES (?, ?)", rows)
+
+    def _keep_a_log(self) -> None:
+        """Let readers go on while one process writes, by a log beside the file."""
+        end = time.monotonic() + _LOCK_SECONDS
+        while True:
+            try:
+                self._connection.execute("PRAGMA journal_mode=WAL")
+                return
+            except sqlite3.OperationalError as error:
+                # SQLite itself does not wait where two open a new file at the same time.
+                if "locked" not in str(error) or time.monotonic() > end:
+                    raise
+                time.sleep(_LOCK_PAUSE)
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:

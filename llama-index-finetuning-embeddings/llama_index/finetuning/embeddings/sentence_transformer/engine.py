@@ -23,6 +23,7 @@ from llama_index.finetuning.embeddings.dataset import EmbeddingQAFinetuneDataset
 from llama_index.finetuning.embeddings.description import token_lengths
 from llama_index.finetuning.embeddings.errors import ConfigurationError
 from llama_index.finetuning.embeddings.evaluation.evaluate import RetrievalResult
+from llama_index.finetuning.embeddings.files import output_lock, work_folder
 from llama_index.finetuning.embeddings.manifest import describe_run
 from llama_index.finetuning.embeddings.model_folder import open_model
 from llama_index.finetuning.embeddings.report import RetrievalReport, report_from_results
@@ -321,7 +322,7 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
         Raises:
             ConfigurationError: A keyword is no training argument.
             TrainingError: The loss is no longer finite.
-            OutputError: The output can't be written.
+            OutputError: The output can't be written, or another run is writing it.
         """
         self.dataset.check()
         if self.val_dataset is not None:
@@ -330,7 +331,7 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
         check_places(output, self.checkpoint_path)
         device = self.model.device
         precision = choose_precision(self.precision, device)
-        with self._work_folder() as folder:
+        with self._alone(output), self._work_folder() as folder:
             args = merge_training_args(
                 self._default_training_args(
                     str(folder), precision=precision, use_cpu=device.type == "cpu"
@@ -358,6 +359,12 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
                     result = self.evaluator.evaluate(self.model)
             self._save(output, trainer, best, base, result, phases)
 
+    def _alone(self, output: Path) -> contextlib.AbstractContextManager[None]:
+        """Keep other runs from writing the same folder; the main process does so for all."""
+        if not distributed.is_main():
+            return contextlib.nullcontext()
+        return output_lock(output, name="model_output_path")
+
     @contextlib.contextmanager
     def _work_folder(self) -> Iterator[Path]:
         """Yield the checkpoint folder, or one that is gone afterwards."""
@@ -365,10 +372,12 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
             self.checkpoint_path.mkdir(parents=True, exist_ok=True)
             yield self.checkpoint_path
             return
-        parent = Path(self.model_output_path).resolve().parent
-        parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".finetune-", dir=parent) as folder:
-            yield Path(folder)
+        if not distributed.is_main():
+            with tempfile.TemporaryDirectory() as folder:
+                yield Path(folder)
+            return
+        with work_folder(Path(self.model_output_path)) as folder:
+            yield folder
 
     def _encode_frozen_documents(self, precision: str) -> None:
         if self._task.frozen_documents is not None:

@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import ProgressCallback, TrainerCallback, TrainerControl, TrainerState
 
 from llama_index.finetuning.embeddings.errors import ConfigurationError, TrainingError
-from llama_index.finetuning.embeddings.files import atomic_file, read_json_object
+from llama_index.finetuning.embeddings.files import atomic_file, output_errors, read_json_object
 from llama_index.finetuning.embeddings.sentence_transformer import distributed
 from llama_index.finetuning.embeddings.sentence_transformer.validation import METRIC
 
@@ -46,6 +46,10 @@ class Trainer(SentenceTransformerTrainer):  # type: ignore[misc]
 
     def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
         """Leave out upstream's model card, which would quote the user's documents."""
+
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        with output_errors(Path(self.args.output_dir)):
+            super()._save_checkpoint(*args, **kwargs)
 
     def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
         """Compute the loss, and stop at the first that is NaN or infinite.
@@ -148,9 +152,10 @@ class BestModel(TrainerCallback):  # type: ignore[misc]
     def _keep_if_better(self, score: float, step: int) -> None:
         if score <= self.score:
             return
-        # Without the facts the weights count as absent, so that the two never disagree.
-        self._facts.unlink(missing_ok=True)
-        save_model(self._model, str(self._weights))
+        with output_errors(self._weights):
+            # Without the facts the weights count as absent, so that the two never disagree.
+            self._facts.unlink(missing_ok=True)
+            save_model(self._model, str(self._weights))
         with atomic_file(self._facts) as stream:
             json.dump({"score": score, "step": step, "run": self._fingerprint}, stream)
 
