@@ -20,7 +20,7 @@ $(VENV)/.demo: $(BIN)/python pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.installed: $(BIN)/python pyproject.toml constraints.txt
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bm25,demo,dev,lora,plot]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bm25,cli,demo,dev,lora,merge,openai,plot]'
 	@touch $@ $(VENV)/.demo
 
 install: $(VENV)/.installed ## create .venv and install everything for development
