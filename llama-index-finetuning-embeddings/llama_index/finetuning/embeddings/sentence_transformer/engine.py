@@ -56,12 +56,13 @@ from llama_index.finetuning.embeddings.sentence_transformer.training import (
 from llama_index.finetuning.embeddings.sentence_transformer.validation import (
     RetrievalEvaluator,
 )
+from llama_index.finetuning.embeddings.trust import check_names_no_code
 
 logger = logging.getLogger(__name__)
 
 BASE_STEP = 0
 # By experiment, see benchmarks/RESULTS.md.
-_LEARNING_RATES = {"both": 6e-5, "query": 5e-5}
+_LEARNING_RATES = {"both": 6e-5, "query": 2e-5}
 _QUERIES_PER_DOCUMENT = 4
 _BASE_KEPT = (
     "No step of the training beat the base's nDCG@10 of %.4f on the validation set: the base is "
@@ -523,14 +524,17 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
         Raises:
             ModelFolderError: ``finetune()`` has not written a model yet.
         """
-        saving.require_model(Path(self.model_output_path))
+        folder = Path(self.model_output_path)
+        saving.require_model(folder)
+        if not self.trust_remote_code:
+            check_names_no_code(folder)
         usual = {
             "query_instruction": self.query_prompt or None,
             "text_instruction": self.text_prompt or None,
             "trust_remote_code": self.trust_remote_code,
             "device": distributed.own_device(self.device),
         }
-        return open_model(Path(self.model_output_path), {**usual, **model_kwargs})
+        return open_model(folder, {**usual, **model_kwargs})
 
     def push_to_hub(self, repo_id: str, **kwargs: Any) -> str:
         """Upload the finetuned folder, model card included, to the Hugging Face Hub.

@@ -1,0 +1,96 @@
+"""Run the benchmarks and write what they print into RESULTS.md, one section each.
+
+Sections of benchmarks that are not run stay as they are. Run::
+
+    python benchmarks/results.py [--only evaluation adapter] [--retired .rival/bin/python]
+"""
+
+import argparse
+import datetime
+import platform
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from llama_index.finetuning.embeddings.manifest import versions
+from llama_index.finetuning.embeddings.sentence_transformer.precision import supports_bf16
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "RESULTS.md"
+TITLE = """# Results
+
+What the scripts in this folder printed; `make bench` writes it anew. Every time stands beside the
+rival's of the same run, because machines differ. nDCG@10 is on the test file of each data set.
+"""
+SECTIONS = {
+    "full_finetune": "All weights, against the retired engine and a hand-written Trainer",
+    "query_encoder": "The queries' encoder alone, against all weights",
+    "learning_rate": "The default learning rate",
+    "adapter": "The adapter engine, against the retired one and against embedding alone",
+    "evaluation": "Exact search",
+    "generation": "Generating questions",
+    "dataset": "A million pairs",
+}
+RIVALS = {"full_finetune": "--retired", "adapter": "--rival-python"}
+DATA = ("full_finetune", "query_encoder", "learning_rate", "adapter")
+
+
+def machine() -> str:
+    """Describe the machine and the versions in one line."""
+    names = re.findall(r"model name\s*:\s*(.*)", _cpu_info())
+    arithmetic = "bf16" if supports_bf16(torch.device("cpu")) else "fp32"
+    packages = ", ".join(
+        f"{name} {version}"
+        for name, version in versions().items()
+        if name not in ("llama-index-finetuning-embeddings", "numpy")
+    )
+    return (
+        f"{datetime.date.today()}, {names[0] if names else platform.machine()}, "
+        f"{torch.get_num_threads()} threads, {arithmetic}; {packages}"
+    )
+
+
+def _cpu_info() -> str:
+    path = Path("/proc/cpuinfo")
+    return path.read_text() if path.exists() else ""
+
+
+def run(name: str, options: argparse.Namespace) -> str:
+    """Run one benchmark and return its section."""
+    command = [sys.executable, str(HERE / f"{name}.py")]
+    if name in DATA:
+        command += ["--data", str(options.data)]
+    if name in RIVALS and options.retired:
+        command += [RIVALS[name], options.retired]
+    print(f"{name} ...", flush=True)
+    began = time.perf_counter()
+    found = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    minutes = (time.perf_counter() - began) / 60
+    facts = f"_{machine()}; {minutes:.0f} minutes._"
+    return f"## {SECTIONS[name]}\n\n`benchmarks/{name}.py`\n\n{facts}\n\n{found.strip()}\n"
+
+
+def main() -> None:
+    """Run what is asked for, and put each section into its place."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS))
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--retired", help="Python with the retired package")
+    options = parser.parse_args()
+    for name in options.only:
+        section = run(name, options)
+        text = RESULTS.read_text("utf-8") if RESULTS.exists() else TITLE
+        head, *old = re.split(r"^(?=## )", text, flags=re.MULTILINE)
+        kept = {part.splitlines()[0].removeprefix("## "): part for part in old}
+        kept[SECTIONS[name]] = section
+        ordered = [kept.pop(title) for title in SECTIONS.values() if title in kept]
+        parts = [head, *ordered, *kept.values()]
+        RESULTS.write_text("\n".join(part.strip() + "\n" for part in parts), "utf-8")
+
+
+if __name__ == "__main__":
+    main()
