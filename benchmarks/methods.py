@@ -9,6 +9,7 @@ base) on the test file and prints the metric of every query. Both print one line
 
 import argparse
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -160,8 +161,10 @@ def retired(
     """Run the retired engine in its own environment; return seconds and peak memory."""
     file = data / TRAIN_FILES.get(name, f"{name}_train.json")
     command = [python, "-W", "ignore", "-c", RETIRED, MODEL, str(file), str(output)]
+    # A path to our sources must not lead the rival's Python to this package.
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     run = subprocess.run(
-        [*command, json.dumps(settings)], check=True, stdout=subprocess.PIPE, text=True
+        [*command, json.dumps(settings)], check=True, stdout=subprocess.PIPE, text=True, env=env
     )
     found: dict[str, float] = json.loads(run.stdout.strip().splitlines()[-1])
     return found

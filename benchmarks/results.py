@@ -2,7 +2,7 @@
 
 Sections of benchmarks that are not run stay as they are. Run::
 
-    python benchmarks/results.py [--only evaluation adapter] [--retired .rival/bin/python]
+    python benchmarks/results.py [--only search adapter] [--retired .rival/bin/python]
 """
 
 import argparse
@@ -31,7 +31,7 @@ SECTIONS = {
     "query_encoder": "The queries' encoder alone, against all weights",
     "learning_rate": "The default learning rate",
     "adapter": "The adapter engine, against the retired one and against embedding alone",
-    "evaluation": "Exact search",
+    "search": "Exact search",
     "generation": "Generating questions",
     "dataset": "A million pairs",
 }

@@ -110,6 +110,30 @@ def test_huggingface_queries_go_in_batches(tiny_bert_dir, monkeypatch):
     assert np.allclose(vectors, expected, atol=1e-6)
 
 
+def test_a_huggingface_subclass_is_asked_for_its_own_queries(tiny_bert_dir):
+    """A subclass with a query method of its own is not bypassed; one without takes the batch."""
+    from llama_index.embeddings.huggingface import HuggingFaceEmbedding
+
+    asked = []
+
+    class Own(HuggingFaceEmbedding):
+        def _get_query_embedding(self, query):
+            asked.append(query)
+            return super()._get_query_embedding(query)
+
+    class Texts(HuggingFaceEmbedding):
+        def _get_text_embeddings(self, texts):
+            return super()._get_text_embeddings(texts)
+
+    queries = ["amber", "bridge candle"]
+    settings = {"model_name": str(tiny_bert_dir), "device": "cpu"}
+    own = encode(Own(**settings), queries, "query")
+    assert sorted(asked) == queries
+    texts = Texts(**settings)
+    object.__setattr__(texts, "_get_query_embedding", None)  # calling it would fail
+    assert np.allclose(encode(texts, queries, "query"), own, atol=1e-6)
+
+
 def test_several_calls_are_in_flight():
     """With three workers, three calls are under way at the same moment."""
     together = threading.Barrier(3, timeout=10)

@@ -20,11 +20,20 @@ def embed_queries(embed_model: BaseEmbedding, queries: list[str]) -> list[list[f
     if batch_call is not None:
         found: list[list[float]] = batch_call(queries)
         return found
-    huggingface = sys.modules.get("llama_index.embeddings.huggingface.base")
-    if huggingface is not None and type(embed_model) is huggingface.HuggingFaceEmbedding:
+    if _embeds_queries_as_huggingface_does(embed_model):
         vectors: list[list[float]] = embed_model._embed(queries, prompt_name="query")  # type: ignore[attr-defined]
         return vectors
     return [embed_model.get_query_embedding(query) for query in queries]
+
+
+def _embeds_queries_as_huggingface_does(embed_model: BaseEmbedding) -> bool:
+    module = sys.modules.get("llama_index.embeddings.huggingface.base")
+    if module is None or not isinstance(embed_model, module.HuggingFaceEmbedding):
+        return False
+    # A subclass may do something of its own with queries, which has to be asked for then.
+    names = {"get_query_embedding", "_get_query_embedding", "_embed"}
+    usual = set(module.HuggingFaceEmbedding.__mro__)
+    return not any(names & vars(cls).keys() for cls in set(type(embed_model).__mro__) - usual)
 
 
 def is_remote(embed_model: BaseEmbedding) -> bool:

@@ -12,7 +12,6 @@ from llama_index.finetuning.embeddings.evaluation.evaluate import (
     evaluate_retrieval,
     evaluate_vectors,
 )
-from llama_index.finetuning.embeddings.evaluation.search import top_k
 from llama_index.finetuning.embeddings.evaluation.significance import Difference, Estimate
 from llama_index.finetuning.embeddings.evaluation.systems import DimensionResult
 
@@ -28,5 +27,4 @@ __all__ = [
     "evaluate_rankings",
     "evaluate_retrieval",
     "evaluate_vectors",
-    "top_k",
 ]

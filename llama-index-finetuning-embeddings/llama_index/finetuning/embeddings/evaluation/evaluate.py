@@ -18,7 +18,7 @@ from llama_index.finetuning.embeddings.evaluation.judgements import (
     check_relevance,
 )
 from llama_index.finetuning.embeddings.evaluation.metrics import all_metrics, metric_names
-from llama_index.finetuning.embeddings.evaluation.search import Similarity, top_k
+from llama_index.finetuning.embeddings.search import Similarity, top_k
 
 DEFAULT_K_VALUES = (1, 3, 5, 10)
 DEPTH = 100

@@ -19,7 +19,7 @@ from llama_index.finetuning.embeddings.evaluation.evaluate import (
 )
 from llama_index.finetuning.embeddings.evaluation.fusion import reciprocal_rank_fusion
 from llama_index.finetuning.embeddings.evaluation.judgements import Relevance, check_relevance
-from llama_index.finetuning.embeddings.evaluation.search import Similarity
+from llama_index.finetuning.embeddings.search import Similarity
 
 BM25 = "bm25"
 _BYTES_PER_NUMBER = 4

@@ -11,7 +11,6 @@ from tqdm.auto import tqdm
 
 from llama_index.finetuning.embeddings.dataset import EmbeddingQAFinetuneDataset
 from llama_index.finetuning.embeddings.encoding import encode
-from llama_index.finetuning.embeddings.evaluation.search import top_k
 from llama_index.finetuning.embeddings.mining.ranking import (
     PairScorer,
     faiss_search,
@@ -20,6 +19,7 @@ from llama_index.finetuning.embeddings.mining.ranking import (
 )
 from llama_index.finetuning.embeddings.mining.rule import Rule, SamplingStrategy
 from llama_index.finetuning.embeddings.relevance import RelevanceIndex
+from llama_index.finetuning.embeddings.search import top_k
 
 logger = logging.getLogger(__name__)
 

@@ -22,7 +22,6 @@ from llama_index.finetuning.embeddings.evaluation.compare import check_groups
 from llama_index.finetuning.embeddings.evaluation.evaluate import DEFAULT_K_VALUES, check_k_values
 from llama_index.finetuning.embeddings.evaluation.judgements import Relevance
 from llama_index.finetuning.embeddings.evaluation.metrics import metric_names
-from llama_index.finetuning.embeddings.evaluation.search import Similarity
 from llama_index.finetuning.embeddings.evaluation.systems import (
     EvaluationOptions,
     evaluate_systems,
@@ -36,6 +35,7 @@ from llama_index.finetuning.embeddings.report.tables import (
     shown_metrics,
 )
 from llama_index.finetuning.embeddings.report.training import TrainingCurve, training_curve
+from llama_index.finetuning.embeddings.search import Similarity
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -26,8 +26,8 @@ _VECTORS = "sentence_embedding"
 # stay in cache on a CPU; large enough to fill a GPU. See benchmarks/RESULTS.md.
 _MICRO_BATCH_TOKENS = {"cpu": 1024}
 _MICRO_BATCH_TOKENS_ELSEWHERE = 16_384
-# Steps with more tokens than this keep no activations but compute them again for the gradient.
-_KEEP_ACTIVATIONS_TOKENS = {"cpu": 8_192}
+# Tokens of a step that keep their activations; the others' are computed again for the gradient.
+_KEEP_ACTIVATIONS_TOKENS = {"cpu": 3_072}
 _KEEP_ACTIVATIONS_TOKENS_ELSEWHERE = 65_536
 
 
@@ -39,10 +39,9 @@ class DocumentRankingLoss(nn.Module):
     ``scale`` (InfoNCE, van den Oord et al. 2018, https://arxiv.org/abs/1807.03748; the loss of
     sentence-transformers' ``MultipleNegativesRankingLoss`` when every document has one query).
 
-    Texts are encoded in micro-batches of similar length. A step that is too long to keep its
-    activations computes each micro-batch again when its gradient is due, which gives the same
-    gradients as GradCache (Gao et al. 2021, https://arxiv.org/abs/2101.06983) for one more
-    forward pass.
+    Texts are encoded in micro-batches of similar length. Those beyond what a step may keep in
+    memory are computed again when their gradient is due, which gives the same gradients as
+    GradCache (Gao et al. 2021, https://arxiv.org/abs/2101.06983) for one more forward pass.
 
     Args:
         model: The model to train.
@@ -51,7 +50,7 @@ class DocumentRankingLoss(nn.Module):
             Representation Learning, Kusupati et al. 2022, https://arxiv.org/abs/2205.13147);
             the losses are averaged. None trains the whole vector.
         micro_batch_tokens: Padded tokens a micro-batch; None chooses by device.
-        keep_activations_tokens: Padded tokens up to which a step keeps its activations; None
+        keep_activations_tokens: Padded tokens of a step that keep their activations; None
             chooses by device.
     """
 
@@ -126,12 +125,14 @@ class DocumentRankingLoss(nn.Module):
         # the first micro-batch goes through it, the others through the model that it wraps.
         wrapped = isinstance(self.model, DistributedDataParallel)
         embed = partial(_embedded, self.model.module if wrapped else self.model)
-        if sum(int(features["attention_mask"].sum()) for features in tokens) > keep:
-            embed = partial(_recomputed, embed)
         first = [partial(_embedded, self.model)] if wrapped else []
 
         def embed_part(features: Features) -> Tensor:
-            return (first.pop() if first else embed)(features)
+            nonlocal keep
+            keep -= features["attention_mask"].numel()
+            if first:
+                return first.pop()(features)
+            return embed(features) if keep >= 0 else _recomputed(embed, features)
 
         return partial(_in_micro_batches, budget=budget, embed=embed_part)
 

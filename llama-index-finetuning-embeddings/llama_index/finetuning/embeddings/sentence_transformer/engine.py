@@ -408,7 +408,7 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
         checkpoint = last_checkpoint(folder, fingerprint) if self.resume_from_checkpoint else None
         if self.resume_from_checkpoint:
             logger.info("Resuming from %s", checkpoint or "the start: there is no checkpoint")
-        if checkpoint is None:
+        if checkpoint is None and distributed.is_main():
             shutil.rmtree(folder / "best", ignore_errors=True)
         best = None
         callbacks = [CheckpointSeal(fingerprint), *self.callbacks]

@@ -2,7 +2,7 @@
 
 The full size is 20,000 queries by 1,000,000 documents of 384 numbers; ``--scale 0.1`` takes a
 tenth of the queries. Each measurement runs in a process of its own, so that its peak memory is
-its own. Run: python benchmarks/evaluation.py [--scale 0.1] [--documents 1000000]
+its own. Run: python benchmarks/search.py [--scale 0.1] [--documents 1000000]
 """
 
 import argparse
@@ -14,7 +14,7 @@ import time
 
 import numpy as np
 
-from llama_index.finetuning.embeddings.evaluation import top_k
+from llama_index.finetuning.embeddings.search import top_k
 
 DIM, K, BLOCK = 384, 100, 16_384
 
@@ -81,7 +81,7 @@ def main() -> None:
     names = {
         "product": "blocked product alone",
         "bare": "blocked product with top-k",
-        "top_k": "evaluation.top_k",
+        "top_k": "search.top_k",
     }
     seconds = {}
     for what, name in names.items():

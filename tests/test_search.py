@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from llama_index.finetuning.embeddings import ConfigurationError, EncodingError
-from llama_index.finetuning.embeddings.evaluation import search, top_k
+from llama_index.finetuning.embeddings import ConfigurationError, EncodingError, search
+from llama_index.finetuning.embeddings.search import top_k
 
 
 def brute_force(queries, documents, k, similarity):
