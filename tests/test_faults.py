@@ -230,6 +230,9 @@ sys.path.insert(0, {tests!r})
 from pathlib import Path
 from test_faults import LLM, PEOPLE, generate
 
+# A process that was started in the background ignores it otherwise.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 class Waiting(LLM):
     async def acomplete(self, prompt, formatted=False, **kwargs):
         await asyncio.sleep(0)
