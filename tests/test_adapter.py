@@ -465,6 +465,9 @@ def test_the_best_step_on_the_validation_set_is_kept(output):
         one["step"] for one in manifest["training_log"]
     )
     assert "finetuned" in (engine_path(output) / "report.html").read_text()
+    card = (engine_path(output) / "README.md").read_text()
+    assert engine.summary in card
+    assert engine.report.to_markdown() in card
     seen = {one["step"]: one["ndcg@10"] for one in manifest["training_log"] if "ndcg@10" in one}
     assert max(seen, key=seen.get) == metrics["best_step"]
     assert f"best of {max(seen)} steps: {metrics['best_step']}" in engine.summary
@@ -683,6 +686,7 @@ def test_an_adapter_that_saves_itself_needs_the_query_side(output):
     engine = engine_for(synonyms(20), output, adapter_model=Own(32), epochs=1, lr=1e-3)
     engine.finetune()
     assert sorted(one.name for one in engine_path(output).iterdir()) == [
+        "README.md",
         "finetuning.json",
         "own.pt",
     ]
@@ -816,6 +820,7 @@ def test_the_manifest(output):
     assert {"python", "torch", "llama-index-core"} <= set(manifest["versions"])
     assert manifest["hardware"]["cpus"] >= 1
     assert manifest["files"] == [
+        "README.md",
         "config.json",
         "finetuning.json",
         "model.safetensors",

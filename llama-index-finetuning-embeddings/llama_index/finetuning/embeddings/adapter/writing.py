@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 
 from llama_index.core.base.embeddings.base import BaseEmbedding
 
@@ -74,6 +75,34 @@ def write_outcome(
             dimension=dimension,
         )
         write_manifest(folder, manifest)
+        card = _model_card(embed_model.model_name, outcome.summary, report)
+        (folder / "README.md").write_text(card, encoding="utf-8")
         if report is not None:
             report.save_html(folder / _REPORT)
     return report
+
+
+def _model_card(base_model: str, summary: str, report: RetrievalReport | None) -> str:
+    """Return a model card: what the adapter stands behind, how to load it, and the scores."""
+    # The path of a folder says where somebody keeps files; its name says what it is.
+    name = Path(base_model).name if Path(base_model).is_dir() else base_model
+    lines = [
+        f"# An adapter for {name}",
+        "",
+        "Trained with `llama-index-finetuning-embeddings`.",
+        "",
+        "```python",
+        "from llama_index.core import Settings",
+        "from llama_index.finetuning.embeddings import load_finetuned_model",
+        "",
+        'Settings.embed_model = load_finetuned_model("path/to/this/folder", base_embed_model)',
+        "```",
+        "",
+        "## Evaluation",
+        "",
+        summary,
+    ]
+    if report is not None:
+        lines += ["", report.to_markdown()]
+    lines += ["", "The whole record of the run is in `finetuning.json`."]
+    return "\n".join(lines) + "\n"

@@ -27,7 +27,7 @@ _VECTORS = "sentence_embedding"
 _MICRO_BATCH_TOKENS = {"cpu": 1024}
 _MICRO_BATCH_TOKENS_ELSEWHERE = 16_384
 # Tokens of a step that keep their activations; the others' are computed again for the gradient.
-_KEEP_ACTIVATIONS_TOKENS = {"cpu": 3_072}
+_KEEP_ACTIVATIONS_TOKENS = {"cpu": 8_192}
 _KEEP_ACTIVATIONS_TOKENS_ELSEWHERE = 65_536
 
 
