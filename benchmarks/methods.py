@@ -148,11 +148,20 @@ def opened(folder: Path | None) -> BaseEmbedding:
 
 def called(*command: str) -> dict[str, Any]:
     """Run this file with a command line in a process of its own and return what it printed."""
-    run = subprocess.run(
-        [sys.executable, __file__, *command], check=True, stdout=subprocess.PIPE, text=True
-    )
-    found: dict[str, Any] = json.loads(run.stdout.strip().splitlines()[-1])
+    found: dict[str, Any] = _last_line([sys.executable, __file__, *command], os.environ)
     return found
+
+
+def retired_script(python: str, script: str, *arguments: str) -> Any:
+    """Run a script in the retired package's environment and return the JSON that it printed."""
+    # A path to our sources must not lead the rival's Python to this package.
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    return _last_line([python, "-W", "ignore", "-c", script, *arguments], env)
+
+
+def _last_line(command: list[str], env: Mapping[str, str]) -> Any:
+    run = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=env)
+    return json.loads(run.stdout.strip().splitlines()[-1])
 
 
 def retired(
@@ -160,13 +169,9 @@ def retired(
 ) -> dict[str, float]:
     """Run the retired engine in its own environment; return seconds and peak memory."""
     file = data / TRAIN_FILES.get(name, f"{name}_train.json")
-    command = [python, "-W", "ignore", "-c", RETIRED, MODEL, str(file), str(output)]
-    # A path to our sources must not lead the rival's Python to this package.
-    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    run = subprocess.run(
-        [*command, json.dumps(settings)], check=True, stdout=subprocess.PIPE, text=True, env=env
+    found: dict[str, float] = retired_script(
+        python, RETIRED, MODEL, str(file), str(output), json.dumps(settings)
     )
-    found: dict[str, float] = json.loads(run.stdout.strip().splitlines()[-1])
     return found
 
 

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
-from fakes import TOPICS, WORDS
+from fakes import TOPICS, WORDS, tiny_dataset
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -85,3 +85,23 @@ def tiny_bert_dir(tmp_path_factory) -> Path:
     model = SentenceTransformer(modules=[transformer, modules.Pooling(32)], device="cpu")
     model.save(str(path))
     return path
+
+
+@pytest.fixture
+def engine(tiny_bert_dir, tmp_path):
+    """Return a function that makes an engine over the tiny BERT with quick settings."""
+    from llama_index.finetuning.embeddings import SentenceTransformersFinetuneEngine
+
+    def make(**kwargs):
+        usual = {
+            "dataset": tiny_dataset(20, 2),
+            "model_id": str(tiny_bert_dir),
+            "model_output_path": str(tmp_path / "out"),
+            "device": "cpu",
+            "show_progress_bar": False,
+            "precision": "fp32",
+            "training_args": {"learning_rate": 3e-3},
+        }
+        return SentenceTransformersFinetuneEngine(**{**usual, **kwargs})
+
+    return make

@@ -13,11 +13,13 @@ from llama_index.finetuning.embeddings import (
     AsymmetricEmbeddingModel,
     ConfigurationError,
     ModelFolderError,
+    OutputError,
     SentenceTransformersFinetuneEngine,
     load_finetuned_model,
     merge_with_base,
     merging,
 )
+from llama_index.finetuning.embeddings.files import output_lock
 
 
 @pytest.fixture(scope="module")
@@ -144,3 +146,27 @@ def test_no_model_and_merging_in_place(folders, tiny_bert_dir, tmp_path):
     merge_with_base(copy, tiny_bert_dir, copy, weight=0.0)
     for name, value in weights(copy).items():
         np.testing.assert_allclose(value, weights(tiny_bert_dir)[name], atol=1e-6)
+
+
+def test_an_output_in_use_stays_as_it_is(folders, tiny_bert_dir, tmp_path):
+    """Two runs never write one folder: the second is refused."""
+    output = tmp_path / "merged"
+    with (
+        output_lock(output, name="output_path"),
+        pytest.raises(OutputError, match=r"'output_path' must not be in use"),
+    ):
+        merge_with_base(folders["both"], tiny_bert_dir, output)
+    assert not output.exists()
+
+
+@pytest.mark.parametrize("side", ["finetuned", "base"])
+def test_no_folder_runs_its_code(folders, tiny_bert_dir, tmp_path, side):
+    """A folder that names a class of its own is refused unless it is trusted."""
+    hostile = tmp_path / "hostile"
+    shutil.copytree(folders["both"] if side == "finetuned" else tiny_bert_dir, hostile)
+    modules = json.loads((hostile / "modules.json").read_text())
+    modules[0]["type"] = "evil.Evil"
+    (hostile / "modules.json").write_text(json.dumps(modules))
+    models = (hostile, tiny_bert_dir) if side == "finetuned" else (folders["both"], hostile)
+    with pytest.raises(ModelFolderError, match=r"names the class 'evil\.Evil'"):
+        merge_with_base(*models, tmp_path / "merged")

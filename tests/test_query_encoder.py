@@ -1,5 +1,7 @@
 """`train="query"`: the queries' encoder learns, the documents keep their vectors."""
 
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -13,7 +15,6 @@ from llama_index.finetuning.embeddings import (
     AsymmetricEmbeddingModel,
     ConfigurationError,
     EmbeddingQAFinetuneDataset,
-    SentenceTransformersFinetuneEngine,
     evaluate_retrieval,
     load_finetuned_model,
 )
@@ -30,30 +31,16 @@ from llama_index.finetuning.embeddings.sentence_transformer.frozen_documents imp
 
 
 @pytest.fixture
-def engine(tiny_bert_dir, tmp_path):
+def query_engine(engine):
     """Return a function that makes a query-only engine over the tiny BERT."""
-
-    def make(**kwargs):
-        usual = {
-            "dataset": tiny_dataset(20, 2),
-            "model_id": str(tiny_bert_dir),
-            "model_output_path": str(tmp_path / "out"),
-            "device": "cpu",
-            "show_progress_bar": False,
-            "precision": "fp32",
-            "train": "query",
-            "training_args": {"learning_rate": 3e-3},
-        }
-        return SentenceTransformersFinetuneEngine(**{**usual, **kwargs})
-
-    return make
+    return functools.partial(engine, train="query")
 
 
-def test_queries_learn_and_documents_keep_their_vectors(engine, tiny_bert_dir):
+def test_queries_learn_and_documents_keep_their_vectors(query_engine, tiny_bert_dir):
     """After the training queries find more, while every text has the base's vector."""
     dataset = tiny_dataset(20, 2)
     base = HuggingFaceEmbedding(model_name=str(tiny_bert_dir), device="cpu")
-    one = engine(epochs=8)
+    one = query_engine(epochs=8)
     one.finetune()
     tuned = one.get_finetuned_model()
     assert isinstance(tuned, AsymmetricEmbeddingModel)
@@ -67,13 +54,13 @@ def test_queries_learn_and_documents_keep_their_vectors(engine, tiny_bert_dir):
     assert not np.allclose(tuned.get_query_embedding(query), base.get_query_embedding(query))
 
 
-def test_the_stored_index_is_not_embedded_again(engine, tiny_bert_dir, tmp_path):
+def test_the_stored_index_is_not_embedded_again(query_engine, tiny_bert_dir, tmp_path):
     """An index that was persisted with the base answers queries through the tuned model."""
     dataset = tiny_dataset(20, 2)
     base = HuggingFaceEmbedding(model_name=str(tiny_bert_dir), device="cpu")
     nodes = [TextNode(id_=docid, text=text) for docid, text in dataset.corpus.items()]
     VectorStoreIndex(nodes, embed_model=base).storage_context.persist(str(tmp_path / "index"))
-    one = engine(epochs=8)
+    one = query_engine(epochs=8)
     one.finetune()
     tuned = one.get_finetuned_model()
 
@@ -94,9 +81,9 @@ def test_the_stored_index_is_not_embedded_again(engine, tiny_bert_dir, tmp_path)
     assert found(tuned) > found(base)
 
 
-def test_folder_is_a_router_and_loads_as_two_models(engine):
+def test_folder_is_a_router_and_loads_as_two_models(query_engine):
     """SentenceTransformer, load_finetuned_model and the engine give the same vectors."""
-    one = engine(query_prompt="query: ", text_prompt="passage: ")
+    one = query_engine(query_prompt="query: ", text_prompt="passage: ")
     one.finetune()
     router = SentenceTransformer(one.model_output_path, device="cpu")
     again = load_finetuned_model(one.model_output_path, device="cpu")
@@ -115,10 +102,10 @@ def test_folder_is_a_router_and_loads_as_two_models(engine):
         )
 
 
-def test_a_training_that_helps_nothing_hands_back_the_base(engine, tiny_bert_dir):
+def test_a_training_that_helps_nothing_hands_back_the_base(query_engine, tiny_bert_dir):
     """With a validation set that only gets worse, queries have the base's vectors."""
     val = tiny_dataset(20, 2)
-    one = engine(val_dataset=val, evaluation_steps=2, training_args={"learning_rate": 1.0})
+    one = query_engine(val_dataset=val, evaluation_steps=2, training_args={"learning_rate": 1.0})
     one.finetune()
     base = SentenceTransformer(str(tiny_bert_dir), device="cpu")
     tuned = one.get_finetuned_model()
@@ -128,10 +115,10 @@ def test_a_training_that_helps_nothing_hands_back_the_base(engine, tiny_bert_dir
     )
 
 
-def test_validation_embeds_the_documents_once(engine, monkeypatch):
+def test_validation_embeds_the_documents_once(query_engine, monkeypatch):
     """Whatever the number of evaluations, each validation document is encoded once."""
     val = tiny_dataset(6, 1, seed=3)
-    one = engine(val_dataset=val, evaluation_steps=2)
+    one = query_engine(val_dataset=val, evaluation_steps=2)
     seen = []
     encode = SentenceTransformer.encode
 
@@ -146,9 +133,9 @@ def test_validation_embeds_the_documents_once(engine, monkeypatch):
         assert seen.count(text) == 1 + (text in tiny_dataset(20, 2).corpus.values())
 
 
-def test_second_run_trains_against_the_base_again(engine):
+def test_second_run_trains_against_the_base_again(query_engine):
     """A second finetune() goes on from the tuned queries, against the base's documents."""
-    one = engine()
+    one = query_engine()
     one.finetune()
     first = one._task.frozen_documents.vectors.clone()
     one.finetune()
@@ -163,10 +150,10 @@ def test_second_run_trains_against_the_base_again(engine):
         ({"loss": upstream.losses().CosineSimilarityLoss}, "'train' can be 'query' only"),
     ],
 )
-def test_wrong_arguments_are_refused(engine, wrong, message):
+def test_wrong_arguments_are_refused(query_engine, wrong, message):
     """What can't work with a query encoder alone is told before any training."""
     with pytest.raises(ConfigurationError, match=message):
-        engine(**wrong)
+        query_engine(**wrong)
 
 
 def step(dataset, *rows, max_documents=None, monkeypatch=None, model=None):

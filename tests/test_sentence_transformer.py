@@ -40,25 +40,6 @@ from llama_index.finetuning.embeddings.sentence_transformer.precision import cho
 TEXTS = ["amber bridge candle", "river engine market garden", "planet"]
 
 
-@pytest.fixture
-def engine(tiny_bert_dir, tmp_path):
-    """Return a function that makes an engine over the tiny BERT with quick settings."""
-
-    def make(**kwargs):
-        usual = {
-            "dataset": tiny_dataset(20, 2),
-            "model_id": str(tiny_bert_dir),
-            "model_output_path": str(tmp_path / "out"),
-            "device": "cpu",
-            "show_progress_bar": False,
-            "precision": "fp32",
-            "training_args": {"learning_rate": 3e-3},
-        }
-        return SentenceTransformersFinetuneEngine(**{**usual, **kwargs})
-
-    return make
-
-
 def vectors(model, texts=TEXTS):
     """Embed texts through a LlamaIndex model."""
     return np.array(model.get_text_embedding_batch(texts))

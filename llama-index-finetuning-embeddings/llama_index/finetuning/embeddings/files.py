@@ -12,7 +12,7 @@ import re
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -71,17 +71,11 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
         OutputError: The folder can't be written, or is the current one.
     """
     target = _folder_place(path)
-    with output_errors(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = _beside(target, "tmp")
-        try:
-            temporary.mkdir()
-            yield temporary
-            _list_own_files(temporary)
-            _carry_over(target, temporary)
-            _exchange(temporary, target)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+    with output_errors(target), work_folder(target) as temporary:
+        yield temporary
+        _list_own_files(temporary)
+        _carry_over(target, temporary)
+        _exchange(temporary, target)
 
 
 def check_writable(path: str | os.PathLike[str], *, name: str) -> None:
@@ -114,7 +108,7 @@ def check_writable(path: str | os.PathLike[str], *, name: str) -> None:
         ) from error
 
 
-def write_json_object(path: Path, data: Mapping[str, Any]) -> None:
+def write_json(path: Path, data: Any) -> None:
     """Write a JSON file into a folder that is being filled."""
     text = json.dumps(data, indent=2, ensure_ascii=False) + "\n"
     # What UTF-8 can't hold, as in the path of an undecodable file name, becomes a JSON escape.
@@ -271,7 +265,7 @@ def _list_own_files(folder: Path) -> None:
     if manifest.is_file():
         data = read_json_object(manifest)
         data[_FILES_KEY] = sorted(entry.name for entry in folder.iterdir())
-        write_json_object(manifest, data)
+        write_json(manifest, data)
 
 
 def _carry_over(old: Path, new: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from llama_index.finetuning.embeddings.dataset import EmbeddingQAFinetuneDataset
-from llama_index.finetuning.embeddings.files import MANIFEST, write_json_object
+from llama_index.finetuning.embeddings.files import MANIFEST, write_json
 from llama_index.finetuning.embeddings.redaction import HIDDEN, is_secret_name, redacted
 
 _DISTRIBUTIONS = (
@@ -71,7 +71,13 @@ def describe_run(
 
 def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
     """Write a run's description as ``finetuning.json`` into a folder that is being filled."""
-    write_json_object(folder / MANIFEST, manifest)
+    write_json(folder / MANIFEST, manifest)
+
+
+def public_name(model_name: str) -> str:
+    """Return a model's name as others may read it: of a folder its own name, not its path."""
+    path = Path(model_name)
+    return path.name if path.is_dir() else model_name
 
 
 def describe_dataset(dataset: EmbeddingQAFinetuneDataset) -> dict[str, Any]:

@@ -4,7 +4,6 @@ import copy
 import importlib.util
 import logging
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +12,17 @@ from sentence_transformers import SentenceTransformer
 
 from llama_index.finetuning.embeddings.dataset import EmbeddingQAFinetuneDataset
 from llama_index.finetuning.embeddings.errors import ConfigurationError, ModelFolderError
-from llama_index.finetuning.embeddings.files import MANIFEST, check_writable, read_json_object
+from llama_index.finetuning.embeddings.files import (
+    MANIFEST,
+    check_writable,
+    output_lock,
+    read_json_object,
+)
 from llama_index.finetuning.embeddings.model_folder import SIDES, has_two_sides, is_model
 from llama_index.finetuning.embeddings.sentence_transformer.length import set_max_seq_length
 from llama_index.finetuning.embeddings.sentence_transformer.saving import save_merged
 from llama_index.finetuning.embeddings.sentence_transformer.validation import RetrievalEvaluator
+from llama_index.finetuning.embeddings.trust import check_names_no_code
 
 logger = logging.getLogger(__name__)
 
@@ -58,8 +63,9 @@ def merge_with_base(
     Raises:
         ConfigurationError: The weight is no share, it is to be chosen without ``val_dataset`` or
             given with one, or the models have different weights.
-        ModelFolderError: There is no finetuned model at ``finetuned_path``.
-        OutputError: The output can't be written.
+        ModelFolderError: There is no finetuned model at ``finetuned_path``, or a folder names code
+            of its own without ``trust_remote_code``.
+        OutputError: The output can't be written, or another run is writing it.
     """
     _check_weight(weight, val_dataset)
     folder, output = Path(finetuned_path), Path(output_path)
@@ -71,30 +77,33 @@ def merge_with_base(
     check_writable(output, name="output_path")
 
     def load(path: str | os.PathLike[str]) -> SentenceTransformer:
+        if not trust_remote_code:
+            check_names_no_code(Path(path))
         return SentenceTransformer(
             os.fspath(path), trust_remote_code=trust_remote_code, device="cpu"
         )
 
-    query_side = has_two_sides(folder)
-    finetuned = load(folder / SIDES[0] if query_side else folder)
+    two_sides = has_two_sides(folder)
+    finetuned = load(folder / SIDES[0] if two_sides else folder)
+    document_model = load(folder / SIDES[1]) if two_sides else None
     base = load(base_model_id)
     _check_same_shape(finetuned, base)
     facts = read_json_object(folder / MANIFEST) if (folder / MANIFEST).is_file() else {}
     tried: dict[str, float] = {}
-    if weight is None and val_dataset is not None:
-        document_model = load(folder / SIDES[1]) if query_side else None
+    if val_dataset is not None:
         tried = _scores(finetuned, base, val_dataset, facts.get("prompts") or {}, document_model)
-        best = max(tried.values())
-        weight = float(next(share for share, score in tried.items() if score == best))
+    if weight is None:
+        weight = float(max(tried, key=tried.__getitem__))
         logger.info("nDCG@10 by the finetuned model's share: %s; taking %s", tried, weight)
-    share = 0.5 if weight is None else weight
-    save_merged(
-        mixed(finetuned, base, share),
-        output,
-        facts=facts,
-        merged={"base_model": os.fspath(base_model_id), "weight": share, "ndcg@10": tried or None},
-        document_model=load(folder / SIDES[1]) if query_side else None,
-    )
+    merged = {"base_model": os.fspath(base_model_id), "weight": weight, "ndcg@10": tried or None}
+    with output_lock(output, name="output_path"):
+        save_merged(
+            mixed(finetuned, base, weight),
+            output,
+            facts=facts,
+            merged=merged,
+            document_model=document_model,
+        )
     return os.fspath(output_path)
 
 
@@ -123,7 +132,6 @@ def _scores(
     val_dataset: EmbeddingQAFinetuneDataset,
     prompts: dict[str, Any],
     document_model: SentenceTransformer | None,
-    weights: Sequence[float] = WEIGHTS,
 ) -> dict[str, float]:
     """Return the nDCG@10 of each weight on the validation set."""
     evaluator = RetrievalEvaluator(
@@ -133,11 +141,10 @@ def _scores(
         frozen_documents=document_model is not None,
     )
     if document_model is not None:
-        # The first model that a frozen evaluator sees embeds the documents.
-        evaluator.evaluate(document_model)
+        evaluator.embed_documents(document_model)
     return {
         str(weight): evaluator.evaluate(mixed(finetuned, base, weight)).metrics["ndcg@10"]
-        for weight in weights
+        for weight in WEIGHTS
     }
 
 

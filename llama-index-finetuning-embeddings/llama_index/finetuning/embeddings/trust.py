@@ -6,9 +6,9 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from llama_index.finetuning.embeddings.errors import ModelFolderError
+from llama_index.finetuning.embeddings.model_folder import MODULES, is_model
 
 _TRUSTED = ("sentence_transformers.", "torch.nn.")
-_MODULES = "modules.json"
 
 
 def check_names_no_code(folder: Path) -> None:
@@ -23,10 +23,10 @@ def check_names_no_code(folder: Path) -> None:
     Raises:
         ModelFolderError: It names another class, or files outside of itself.
     """
-    if not (folder / _MODULES).is_file():
+    if not is_model(folder):
         return
     for file in sorted(folder.rglob("*.json")):
-        if file.name != _MODULES and not file.name.endswith("config.json"):
+        if file.name != MODULES and not file.name.endswith("config.json"):
             continue
         try:
             config = json.loads(file.read_text(encoding="utf-8"))

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 
 from llama_index.core.base.embeddings.base import BaseEmbedding
 
@@ -11,7 +10,11 @@ from llama_index.finetuning.embeddings.adapter.run import Outcome
 from llama_index.finetuning.embeddings.adapters import BaseAdapter, save_adapter, saves_itself
 from llama_index.finetuning.embeddings.dataset import EmbeddingQAFinetuneDataset
 from llama_index.finetuning.embeddings.files import atomic_folder
-from llama_index.finetuning.embeddings.manifest import describe_run, write_manifest
+from llama_index.finetuning.embeddings.manifest import (
+    describe_run,
+    public_name,
+    write_manifest,
+)
 from llama_index.finetuning.embeddings.report import RetrievalReport, report_from_results
 
 _REPORT = "report.html"
@@ -84,10 +87,8 @@ def write_outcome(
 
 def _model_card(base_model: str, summary: str, report: RetrievalReport | None) -> str:
     """Return a model card: what the adapter stands behind, how to load it, and the scores."""
-    # The path of a folder says where somebody keeps files; its name says what it is.
-    name = Path(base_model).name if Path(base_model).is_dir() else base_model
     lines = [
-        f"# An adapter for {name}",
+        f"# An adapter for {public_name(base_model)}",
         "",
         "Trained with `llama-index-finetuning-embeddings`.",
         "",

@@ -18,7 +18,7 @@ from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 
 from llama_index.finetuning.embeddings.errors import ModelFolderError
-from llama_index.finetuning.embeddings.files import read_json_object, write_json_object
+from llama_index.finetuning.embeddings.files import read_json_object, write_json
 
 Transform = Literal["query", "both"]
 
@@ -96,7 +96,7 @@ def describe_adapter_folder(path: str | os.PathLike[str]) -> AdapterDescription:
 
 def write_adapter(adapter: nn.Module, folder: Path, description: AdapterDescription) -> None:
     """Write an adapter's two files into a folder that is being filled."""
-    write_json_object(folder / CONFIG, asdict(description))
+    write_json(folder / CONFIG, asdict(description))
     save_model(adapter, str(folder / WEIGHTS))
 
 

@@ -8,8 +8,12 @@ from typing import Any
 from sentence_transformers import SentenceTransformer
 
 from llama_index.finetuning.embeddings.errors import ModelFolderError
-from llama_index.finetuning.embeddings.files import atomic_folder, read_json_object
-from llama_index.finetuning.embeddings.manifest import write_manifest
+from llama_index.finetuning.embeddings.files import (
+    atomic_folder,
+    read_json_object,
+    write_json,
+)
+from llama_index.finetuning.embeddings.manifest import public_name, write_manifest
 from llama_index.finetuning.embeddings.model_folder import MODULES, ROUTER, SIDES, is_model
 from llama_index.finetuning.embeddings.report import RetrievalReport
 from llama_index.finetuning.embeddings.sentence_transformer import lora, upstream
@@ -81,10 +85,10 @@ def save_merged(
     known = {name: value for name, value in facts.items() if name != "metrics"}
     with atomic_folder(path) as folder:
         _write_model(folder, model, document_model)
-        share = merged["weight"]
+        name, share = public_name(merged["base_model"]), merged["weight"]
         (folder / "README.md").write_text(
-            f"{_CARD_HEAD}\n# {_name_of(merged['base_model'])}, finetuned and merged with its base"
-            f"\n\nEvery weight is {share} of the finetuned model's and {1 - share:g} of the base's."
+            f"{_CARD_HEAD}\n# {name}, finetuned and merged with its base\n\n"
+            f"Every weight is {share} of the finetuned model's and {1 - share:g} of the base's."
             "\n\nThe whole record is in `finetuning.json`.\n",
             encoding="utf-8",
         )
@@ -115,26 +119,16 @@ def _write_router(
         types |= {name: module["type"] for name, module in zip(names, modules, strict=True)}
         structure[side] = names
     parameters = {"default_route": "document", "allow_empty_key": True}
-    _write(folder / ROUTER, {"types": types, "structure": structure, "parameters": parameters})
+    write_json(folder / ROUTER, {"types": types, "structure": structure, "parameters": parameters})
     router = {"idx": 0, "name": "0", "path": "", "type": f"{router_class.__module__}.Router"}
-    _write(folder / MODULES, [router])
-    _write(folder / _SETTINGS, read_json_object(folder / "query" / _SETTINGS))
-
-
-def _write(path: Path, content: Any) -> None:
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _name_of(base_model: str) -> str:
-    # The path of a folder says where somebody keeps files; its name says what it is.
-    base = Path(base_model)
-    return base.name if base.is_dir() else base_model
+    write_json(folder / MODULES, [router])
+    write_json(folder / _SETTINGS, read_json_object(folder / "query" / _SETTINGS))
 
 
 def _model_card(facts: Mapping[str, Any], report: RetrievalReport | None) -> str:
     """Return a model card: what was trained on what, with which parameters, and the scores."""
     data = facts["dataset"]
-    name = _name_of(facts["base_model"])
+    name = public_name(facts["base_model"])
     parameters = {**facts["parameters"], "model_id": name}
     lines = [
         _CARD_HEAD,

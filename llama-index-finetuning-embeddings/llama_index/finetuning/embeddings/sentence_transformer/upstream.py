@@ -13,31 +13,36 @@ from torch import Tensor, nn
 
 
 def losses() -> ModuleType:
-    """Return the module of sentence-transformers' losses (it moved in 6.0)."""
-    try:
-        return importlib.import_module("sentence_transformers.sentence_transformer.losses")
-    except ModuleNotFoundError:
-        return importlib.import_module("sentence_transformers.losses")
+    """Return the module of sentence-transformers' losses."""
+    return _moved(
+        "sentence_transformers.losses", "sentence_transformers.sentence_transformer.losses"
+    )
 
 
 def information_retrieval_evaluator() -> type[Any]:
-    """Return the class ``InformationRetrievalEvaluator`` (its module moved in 6.0)."""
-    try:
-        module = importlib.import_module("sentence_transformers.sentence_transformer.evaluation")
-    except ModuleNotFoundError:
-        module = importlib.import_module("sentence_transformers.evaluation")
+    """Return the class ``InformationRetrievalEvaluator``."""
+    module = _moved(
+        "sentence_transformers.evaluation",
+        "sentence_transformers.sentence_transformer.evaluation",
+    )
     evaluator: type[Any] = module.InformationRetrievalEvaluator
     return evaluator
 
 
 def router() -> type[Any]:
-    """Return the class ``Router`` (its module moved in 6.0)."""
-    try:
-        module = importlib.import_module("sentence_transformers.base.modules.router")
-    except ModuleNotFoundError:
-        module = importlib.import_module("sentence_transformers.models.Router")
+    """Return the class ``Router``."""
+    module = _moved(
+        "sentence_transformers.models.Router", "sentence_transformers.base.modules.router"
+    )
     router_class: type[Any] = module.Router
     return router_class
+
+
+def _moved(in_5: str, in_6: str) -> ModuleType:
+    try:
+        return importlib.import_module(in_6)
+    except ModuleNotFoundError:
+        return importlib.import_module(in_5)
 
 
 def preprocess(

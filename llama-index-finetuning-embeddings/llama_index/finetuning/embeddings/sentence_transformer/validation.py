@@ -29,8 +29,8 @@ class RetrievalEvaluator(_Evaluator):  # type: ignore[misc]
         dataset: The validation set.
         query_prompt: Put before every query.
         text_prompt: Put before every document.
-        frozen_documents: Embed the documents with the first model that is evaluated, and only
-            then: where the queries' encoder alone is trained they keep their vectors.
+        frozen_documents: Embed the documents once, by default with the first model that is
+            evaluated: where the queries' encoder alone is trained they keep their vectors.
     """
 
     def __init__(
@@ -59,11 +59,15 @@ class RetrievalEvaluator(_Evaluator):  # type: ignore[misc]
         """Evaluate a model, and return its metrics by name."""
         if self._frozen_documents:
             if self._document_vectors is None:
-                self._document_vectors = model.encode(
-                    self.corpus, prompt=self.corpus_prompt or None, convert_to_tensor=True
-                )
+                self.embed_documents(model)
             kwargs["corpus_embeddings"] = self._document_vectors
         return super().__call__(model, *args, **kwargs)
+
+    def embed_documents(self, model: SentenceTransformer) -> None:
+        """Give the documents the vectors of a model, for all models that are evaluated."""
+        self._document_vectors = model.encode(
+            self.corpus, prompt=self.corpus_prompt or None, convert_to_tensor=True
+        )
 
     def compute_metrics(self, queries_result_list: list[Any]) -> Any:
         """Compute the metrics, and keep the ranking that they came from."""
