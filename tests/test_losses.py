@@ -1,7 +1,10 @@
 """Every supported loss gets the rows and labels that it needs, and learns from them."""
 
+import inspect
+
 import numpy as np
 import pytest
+import torch
 from fakes import tiny_dataset
 
 from llama_index.finetuning.embeddings.errors import ConfigurationError
@@ -13,10 +16,15 @@ from torch import nn
 
 from llama_index.finetuning.embeddings import SentenceTransformersFinetuneEngine
 from llama_index.finetuning.embeddings.sentence_transformer import upstream
+from llama_index.finetuning.embeddings.sentence_transformer.by_document import Targets
+from llama_index.finetuning.embeddings.sentence_transformer.document_loss import (
+    DocumentRankingLoss,
+)
 from llama_index.finetuning.embeddings.sentence_transformer.losses import (
+    PlainRanking,
     build_loss,
     loss_format,
-    plain_ranking_scale,
+    plain_ranking,
 )
 
 losses = upstream.losses()
@@ -143,18 +151,67 @@ def test_what_is_no_loss_is_refused(loss, tiny_bert_dir, tmp_path):
         train(loss, tiny_bert_dir, tmp_path)
 
 
+def symmetric_loss(model, **kwargs):
+    """Return the ranking loss of both directions, as this sentence-transformers spells it."""
+    if "directions" in inspect.signature(losses.MultipleNegativesRankingLoss).parameters:
+        kwargs |= {
+            "directions": ("query_to_doc", "doc_to_query"),
+            "partition_mode": "per_direction",
+        }
+        return losses.MultipleNegativesRankingLoss(model, **kwargs)
+    return losses.MultipleNegativesSymmetricRankingLoss(model, **kwargs)
+
+
 def test_only_plain_ranking_losses_are_trained_by_document(tiny_bert_dir):
-    """By-document batches take over MNRL with cosine similarity, with its scale, and no other."""
+    """By-document batches take over MNRL with cosine similarity, one way or both, and no other."""
     model = SentenceTransformer(str(tiny_bert_dir), device="cpu")
-    assert plain_ranking_scale(None) == 20.0
-    assert plain_ranking_scale(losses.MultipleNegativesRankingLoss) == 20.0
-    assert plain_ranking_scale(losses.MultipleNegativesRankingLoss(model, scale=7.0)) == 7.0
-    assert plain_ranking_scale(losses.CachedMultipleNegativesRankingLoss(model, scale=9.0)) == 9.0
-    assert plain_ranking_scale(losses.CoSENTLoss(model)) is None
-    dot = losses.MultipleNegativesRankingLoss(model, similarity_fct=lambda a, b: a @ b.T)
-    assert plain_ranking_scale(dot) is None
+    one_way, cached = (
+        losses.MultipleNegativesRankingLoss,
+        losses.CachedMultipleNegativesRankingLoss,
+    )
+    assert plain_ranking(None) == PlainRanking(scale=20.0, symmetric=True)
+    assert plain_ranking(one_way) == PlainRanking(scale=20.0, symmetric=False)
+    assert plain_ranking(one_way(model, scale=7.0)) == PlainRanking(7.0, symmetric=False)
+    assert plain_ranking(cached(model, scale=9.0)) == PlainRanking(9.0, symmetric=False)
+    assert plain_ranking(symmetric_loss(model, scale=8.0)) == PlainRanking(8.0, symmetric=True)
+    assert plain_ranking(losses.CoSENTLoss(model)) is None
+    assert plain_ranking(one_way(model, similarity_fct=lambda a, b: a @ b.T)) is None
 
     class Mine(nn.Module):
         """A loss of the user's own."""
 
-    assert plain_ranking_scale(Mine()) is None
+    assert plain_ranking(Mine()) is None
+
+
+@pytest.mark.parametrize(
+    ("directions", "partition_mode", "expected"),
+    [
+        (("query_to_doc",), "per_direction", PlainRanking(symmetric=False)),
+        (("query_to_doc", "doc_to_query"), "per_direction", PlainRanking(symmetric=True)),
+        (("query_to_doc", "doc_to_query"), "joint", None),
+        (("query_to_doc", "query_to_query"), "joint", None),
+    ],
+)
+def test_directions_that_by_document_batches_know(
+    tiny_bert_dir, directions, partition_mode, expected
+):
+    """The directions of MNRL are taken over where both ways have a softmax of their own."""
+    ranking_loss = losses.MultipleNegativesRankingLoss
+    if "directions" not in inspect.signature(ranking_loss).parameters:
+        pytest.skip("this sentence-transformers has one direction")
+    model = SentenceTransformer(str(tiny_bert_dir), device="cpu")
+    loss = ranking_loss(model, directions=directions, partition_mode=partition_mode)
+    assert plain_ranking(loss) == expected
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_by_document_loss_is_that_of_sentence_transformers(tiny_bert_dir, symmetric):
+    """With one query a document the loss is that of the library's own class."""
+    model = SentenceTransformer(str(tiny_bert_dir), device="cpu").eval()
+    queries, documents = ["ask amber", "ask river 1", "ask 2"], ["amber", "river bridge", "candle"]
+    sides = [upstream.preprocess(model, texts, "") for texts in (queries, documents)]
+    targets = Targets(torch.eye(3, dtype=torch.int8), torch.arange(3), [frozenset()] * 3)
+    theirs = symmetric_loss if symmetric else losses.MultipleNegativesRankingLoss
+    expected = theirs(model)([dict(side) for side in sides], None)
+    found = DocumentRankingLoss(model, symmetric=symmetric)(sides, targets)
+    assert found.item() == pytest.approx(expected.item(), abs=1e-5)

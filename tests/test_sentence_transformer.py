@@ -4,6 +4,7 @@ import asyncio
 import functools
 import json
 import logging
+import os
 from pathlib import Path
 
 import numpy as np
@@ -400,7 +401,7 @@ def test_matryoshka_trains_the_prefixes(engine, batching):
     dataset = tiny_dataset(30, 2)
     hits = []
     for dims in (None, [32, 4]):
-        run = engine(dataset=dataset, batching=batching, matryoshka_dims=dims, epochs=10)
+        run = engine(dataset=dataset, batching=batching, matryoshka_dims=dims, epochs=20)
         run.finetune()
         cut = SentenceTransformer(run.model_output_path, device="cpu", truncate_dim=4)
         queries = cut.encode(list(dataset.queries.values()), normalize_embeddings=True)
@@ -507,8 +508,22 @@ def test_precision_is_detected_never_assumed(monkeypatch):
         choose_precision("fp16", cpu)
 
 
-def reference_loss(queries, documents, targets, scale):
+@pytest.mark.parametrize("own", [None, "500"])
+def test_kernels_of_bf16_do_not_pile_up(engine, monkeypatch, own):
+    """A run on a CPU limits how many compiled kernels are kept, unless the user did."""
+    name = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
+    monkeypatch.setenv(name, own or "")
+    if own is None:
+        monkeypatch.delenv(name)
+    engine(epochs=1).finetune()
+    assert os.environ[name] == (own or "32")
+
+
+def reference_loss(queries, documents, targets, scale, symmetric=False):
     """Compute the masked softmax pair by pair, in plain arithmetic."""
+    if symmetric:
+        there = reference_loss(queries, documents, targets, scale)
+        return (there + reference_loss(documents, queries, targets.T, scale)) / 2
     queries = queries / np.linalg.norm(queries, axis=1, keepdims=True)
     documents = documents / np.linalg.norm(documents, axis=1, keepdims=True)
     losses = []
@@ -521,8 +536,9 @@ def reference_loss(queries, documents, targets, scale):
 
 @pytest.mark.parametrize("micro_batch_tokens", [1, 1000])
 @pytest.mark.parametrize("keep_activations_tokens", [0, 1000])
+@pytest.mark.parametrize("symmetric", [False, True])
 def test_document_loss_and_gradients_do_not_depend_on_micro_batches(
-    tiny_bert_dir, micro_batch_tokens, keep_activations_tokens
+    tiny_bert_dir, micro_batch_tokens, keep_activations_tokens, symmetric
 ):
     """However a step is cut up, loss and gradients are those of the plain computation."""
     model = SentenceTransformer(str(tiny_bert_dir), device="cpu")
@@ -534,16 +550,20 @@ def test_document_loss_and_gradients_do_not_depend_on_micro_batches(
     loss = DocumentRankingLoss(
         model,
         scale=5.0,
+        symmetric=symmetric,
         micro_batch_tokens=micro_batch_tokens,
         keep_activations_tokens=keep_activations_tokens,
     )
     value = loss(sides, targets)
-    expected = reference_loss(model.encode(queries), model.encode(documents), matrix.numpy(), 5.0)
+    vectors = model.encode(queries), model.encode(documents)
+    expected = reference_loss(*vectors, matrix.numpy(), 5.0, symmetric)
     assert value.item() == pytest.approx(expected, abs=1e-5)
     value.backward()
     split = [p.grad.clone() for p in model.parameters() if p.grad is not None]
     model.zero_grad()
-    DocumentRankingLoss(model, scale=5.0, keep_activations_tokens=10**6)(sides, targets).backward()
+    DocumentRankingLoss(model, scale=5.0, symmetric=symmetric, keep_activations_tokens=10**6)(
+        sides, targets
+    ).backward()
     whole = [p.grad for p in model.parameters() if p.grad is not None]
     for one, other in zip(split, whole, strict=True):
         assert torch.allclose(one, other, atol=1e-6)

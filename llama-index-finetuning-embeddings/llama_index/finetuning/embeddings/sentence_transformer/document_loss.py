@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from llama_index.finetuning.embeddings.sentence_transformer import distributed
 from llama_index.finetuning.embeddings.sentence_transformer.by_document import (
-    MASKED,
+    NEGATIVE,
     POSITIVE,
     Targets,
 )
@@ -38,6 +38,9 @@ class DocumentRankingLoss(nn.Module):
     documents of the step that are not relevant to the query, over cosine similarities times
     ``scale`` (InfoNCE, van den Oord et al. 2018, https://arxiv.org/abs/1807.03748; the loss of
     sentence-transformers' ``MultipleNegativesRankingLoss`` when every document has one query).
+    The symmetric form averages it with the cross-entropy of the query among all queries of the
+    step that the document is not relevant to (CLIP, Radford et al. 2021,
+    https://arxiv.org/abs/2103.00020; ``MultipleNegativesSymmetricRankingLoss``).
 
     Texts are encoded in micro-batches of similar length. Those beyond what a step may keep in
     memory are computed again when their gradient is due, which gives the same gradients as
@@ -46,6 +49,7 @@ class DocumentRankingLoss(nn.Module):
     Args:
         model: The model to train.
         scale: Factor on the cosine similarities, the inverse of the temperature.
+        symmetric: Let documents choose among queries too.
         dims: Train the first so many dimensions too, each as a vector of its own (Matryoshka
             Representation Learning, Kusupati et al. 2022, https://arxiv.org/abs/2205.13147);
             the losses are averaged. None trains the whole vector.
@@ -59,6 +63,7 @@ class DocumentRankingLoss(nn.Module):
         model: SentenceTransformer,
         *,
         scale: float = 20.0,
+        symmetric: bool = False,
         dims: Sequence[int] | None = None,
         micro_batch_tokens: int | None = None,
         keep_activations_tokens: int | None = None,
@@ -66,6 +71,7 @@ class DocumentRankingLoss(nn.Module):
         super().__init__()
         self.model = model
         self.scale = scale
+        self.symmetric = symmetric
         self.dims = tuple(dims) if dims is not None else None
         self.micro_batch_tokens = micro_batch_tokens
         self.keep_activations_tokens = keep_activations_tokens
@@ -73,8 +79,8 @@ class DocumentRankingLoss(nn.Module):
     def forward(self, sentence_features: Iterable[Features], labels: Targets) -> Tensor:
         """Return the mean loss over the trained pairs.
 
-        With several processes, the documents of all are negatives, and the losses are weighted
-        so that their mean over the processes is the mean over all processes' pairs.
+        With several processes, the documents and queries of all are negatives, and the losses
+        are weighted so that their mean over the processes is the mean over all processes' pairs.
 
         Args:
             sentence_features: Tokens of the queries and of the documents; in place of the
@@ -83,24 +89,32 @@ class DocumentRankingLoss(nn.Module):
         """
         queries, documents = self._encode(list(sentence_features))
         targets, weight = labels.matrix, 1.0
+        own_documents, all_queries, all_targets = documents, queries, targets
         if distributed.world_size() > 1:
             if documents.requires_grad:
                 documents, start = distributed.gathered(documents)
                 targets = labels.among(distributed.gathered(labels.document_keys)[0], start)
+                all_queries = distributed.gathered(queries)[0]
+                own = slice(start, start + len(own_documents))
+                all_targets = distributed.gathered(targets)[0][:, own]
             pairs = int((targets == POSITIVE).sum())
             weight = pairs * distributed.world_size() / distributed.total(pairs, targets.device)
-        dims = self.dims or (documents.shape[1],)
-        losses = [self._ranking(queries[:, :dim], documents[:, :dim], targets) for dim in dims]
+        losses = []
+        for dim in self.dims or (documents.shape[1],):
+            losses.append(self._ranking(queries[:, :dim], documents[:, :dim], targets))
+            if self.symmetric:
+                ours, theirs = own_documents[:, :dim], all_queries[:, :dim]
+                losses.append(self._ranking(ours, theirs, all_targets.T))
         return torch.stack(losses).mean() * weight
 
-    def _ranking(self, queries: Tensor, documents: Tensor, targets: Tensor) -> Tensor:
+    def _ranking(self, asking: Tensor, answers: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean cross-entropy of the trained pairs, each among its row's answers."""
         # Similarities in fp32: at scale 20 the eight bits of bf16 are too coarse for a softmax.
-        queries = functional.normalize(queries.float(), dim=1)
-        documents = functional.normalize(documents.float(), dim=1)
+        asking = functional.normalize(asking.float(), dim=1)
+        answers = functional.normalize(answers.float(), dim=1)
         lines, columns = (targets == POSITIVE).nonzero(as_tuple=True)
-        scores = (queries @ documents.T * self.scale)[lines]
-        hidden = (targets == POSITIVE) | (targets == MASKED)
-        hidden = hidden[lines].scatter(1, columns[:, None], False)
+        scores = (asking @ answers.T * self.scale)[lines]
+        hidden = (targets != NEGATIVE)[lines].scatter(1, columns[:, None], False)
         return functional.cross_entropy(scores.masked_fill(hidden, float("-inf")), columns)
 
     def _encode(self, sides: list[Features]) -> list[Tensor]:

@@ -43,7 +43,10 @@ from llama_index.finetuning.embeddings.sentence_transformer.length import (
     choose_max_seq_length,
     set_max_seq_length,
 )
-from llama_index.finetuning.embeddings.sentence_transformer.precision import choose_precision
+from llama_index.finetuning.embeddings.sentence_transformer.precision import (
+    choose_precision,
+    limit_kernel_caches,
+)
 from llama_index.finetuning.embeddings.sentence_transformer.task import Task, build_task
 from llama_index.finetuning.embeddings.sentence_transformer.training import (
     BestModel,
@@ -88,7 +91,8 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
             queries.
         val_dataset: What to choose the best weights by, with nDCG@10.
         loss: A sentence-transformers loss, built on any model, or its class, or a callable that
-            takes the model. None is ``MultipleNegativesRankingLoss``.
+            takes the model. None is ``MultipleNegativesRankingLoss`` in both directions: queries
+            choose among documents, and documents among queries.
         epochs: Passes over the training data.
         show_progress_bar: Show one.
         evaluation_steps: Steps between two evaluations; 0 evaluates after each epoch.
@@ -332,6 +336,8 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
         check_places(output, self.checkpoint_path)
         device = self.model.device
         precision = choose_precision(self.precision, device)
+        if device.type == "cpu":
+            limit_kernel_caches()
         with self._alone(output), self._work_folder() as folder:
             args = merge_training_args(
                 self._default_training_args(

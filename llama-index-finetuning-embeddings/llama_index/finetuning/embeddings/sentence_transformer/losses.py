@@ -40,6 +40,12 @@ _FORMATS = {
     "OnlineContrastiveLoss": LossFormat("labelled"),
     "TripletLoss": LossFormat("triplet"),
 }
+# Directions and partition mode of MultipleNegativesRankingLoss, to whether both ways are ranked.
+_SOFTMAXES = {
+    (frozenset({"query_to_doc"}), "joint"): False,
+    (frozenset({"query_to_doc"}), "per_direction"): False,
+    (frozenset({"query_to_doc", "doc_to_query"}), "per_direction"): True,
+}
 _WRAPPERS = ("MatryoshkaLoss", "Matryoshka2dLoss", "AdaptiveLayerLoss")
 _UNSUPPORTED = {
     "BatchAllTripletLoss": "class labels",
@@ -116,27 +122,48 @@ def _rebind(loss: nn.Module, model: SentenceTransformer) -> None:
             _rebind(child, model)
 
 
-def plain_ranking_scale(loss: Any) -> float | None:
-    """Return the scale of a loss that by-document batches compute themselves, else None.
+@dataclass(frozen=True)
+class PlainRanking:
+    """A ranking loss that by-document batches compute themselves.
 
-    That is no loss at all (the default), or ``MultipleNegativesRankingLoss`` and its cached
-    form, as class or instance, with cosine similarity and nothing but its first direction.
+    Attributes:
+        scale: Factor on the cosine similarities.
+        symmetric: Documents choose among queries too, not only queries among documents.
+    """
+
+    scale: float = 20.0
+    symmetric: bool = True
+
+
+def plain_ranking(loss: Any) -> PlainRanking | None:
+    """Return what a loss that by-document batches compute themselves is made of, else None.
+
+    That is no loss at all (the default), or ``MultipleNegativesRankingLoss``, its symmetric form
+    and the cached forms of both, as class or instance, with cosine similarity.
     """
     module = upstream.losses()
-    plain = (module.MultipleNegativesRankingLoss, module.CachedMultipleNegativesRankingLoss)
-    if loss is None or loss in plain:
-        return 20.0
-    if type(loss) not in plain:
+    one_way = (module.MultipleNegativesRankingLoss, module.CachedMultipleNegativesRankingLoss)
+    # Deprecated in 6, where the first two take directions instead.
+    names = (
+        "MultipleNegativesSymmetricRankingLoss",
+        "CachedMultipleNegativesSymmetricRankingLoss",
+    )
+    both_ways = tuple(getattr(module, name) for name in names if hasattr(module, name))
+    if loss is None or loss in both_ways:
+        return PlainRanking()
+    if loss in one_way:
+        return PlainRanking(symmetric=False)
+    if type(loss) not in one_way + both_ways:
         return None
     from sentence_transformers.util import cos_sim
 
-    usual = {
-        "similarity_fct": cos_sim,
-        "directions": ("query_to_doc",),
-        "partition_mode": "joint",
-        "hardness_mode": None,
-        "gather_across_devices": False,
-    }
+    usual = {"similarity_fct": cos_sim, "hardness_mode": None, "gather_across_devices": False}
     if any(getattr(loss, name, value) != value for name, value in usual.items()):
         return None
-    return float(loss.scale)
+    symmetric = type(loss) in both_ways
+    if hasattr(loss, "directions"):
+        softmax = (frozenset(loss.directions), loss.partition_mode)
+        if softmax not in _SOFTMAXES:
+            return None
+        symmetric = _SOFTMAXES[softmax]
+    return PlainRanking(float(loss.scale), symmetric)

@@ -1,10 +1,15 @@
 """Choosing the arithmetic of the training steps by what the hardware really has."""
 
+import os
+
 import torch
 
 from llama_index.finetuning.embeddings.errors import ConfigurationError
 
 PRECISIONS = ("auto", "bf16", "fp16", "fp32")
+# What oneDNN and PyTorch's layer above it read when they run their first product.
+_KERNEL_CACHES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
+_KERNELS_KEPT = "32"
 
 
 def choose_precision(precision: str, device: torch.device) -> str:
@@ -26,6 +31,17 @@ def choose_precision(precision: str, device: torch.device) -> str:
             f"'precision' is 'bf16', which {device} does not support. Use 'auto' or 'fp32'."
         )
     return precision
+
+
+def limit_kernel_caches() -> None:
+    """Keep a CPU's bf16 kernels from piling up in memory.
+
+    oneDNN compiles a kernel for every shape that it meets and keeps a thousand of them. The texts
+    of each step have lengths of their own, so that more than a gigabyte of kernels comes together
+    which are hardly ever used again. Limits that the user has set stay as they are.
+    """
+    for name in _KERNEL_CACHES:
+        os.environ.setdefault(name, _KERNELS_KEPT)
 
 
 def supports_bf16(device: torch.device) -> bool:

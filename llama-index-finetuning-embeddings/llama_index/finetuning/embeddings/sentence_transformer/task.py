@@ -31,12 +31,14 @@ from llama_index.finetuning.embeddings.sentence_transformer.frozen_documents imp
 from llama_index.finetuning.embeddings.sentence_transformer.losses import (
     build_loss,
     loss_format,
-    plain_ranking_scale,
+    plain_ranking,
 )
 
 logger = logging.getLogger(__name__)
 
-_MAX_QUERIES_PER_DOCUMENT = 8
+# A document with more queries comes again in the same epoch: by experiment, see
+# benchmarks/RESULTS.md.
+_MAX_QUERIES_PER_DOCUMENT = 2
 
 
 @dataclass(frozen=True)
@@ -81,9 +83,9 @@ def build_task(
     Raises:
         ConfigurationError: The loss can't be trained by document, or not on this data.
     """
-    scale = plain_ranking_scale(loss)
+    ranking = plain_ranking(loss)
     if train == "query":
-        if scale is None:
+        if ranking is None:
             raise ConfigurationError(
                 "'train' can be 'query' only for MultipleNegativesRankingLoss with cosine "
                 f"similarity (got {_name(loss)}). Use train='both' or leave 'loss' out."
@@ -91,13 +93,13 @@ def build_task(
         return _query_task(
             dataset,
             model,
-            loss=DocumentRankingLoss(model, scale=scale, dims=matryoshka_dims),
+            loss=DocumentRankingLoss(model, scale=ranking.scale, dims=matryoshka_dims),
             use_all_docs=use_all_docs,
             query_prompt=query_prompt,
             text_prompt=text_prompt,
             seed=seed,
         )
-    if batching == "by_document" and scale is None:
+    if batching == "by_document" and ranking is None:
         raise ConfigurationError(
             "'batching' can be 'by_document' only for MultipleNegativesRankingLoss with cosine "
             f"similarity (got {_name(loss)}). Use batching='pairs' or leave 'loss' out."
@@ -105,8 +107,8 @@ def build_task(
     if batching == "auto":
         pairs = rows.training_pairs(dataset, use_all_docs=use_all_docs)
         shared = len({docid for _, docid in pairs}) < len(pairs)
-        batching = "by_document" if scale is not None and shared else "pairs"
-    if scale is not None:
+        batching = "by_document" if ranking is not None and shared else "pairs"
+    if ranking is not None:
         apart = batching == "pairs"
         grouped = rows.document_rows(
             dataset,
@@ -117,7 +119,9 @@ def build_task(
         return Task(
             batching=batching,
             rows=Dataset.from_dict({"row": list(range(len(grouped)))}),
-            loss=DocumentRankingLoss(model, scale=scale, dims=matryoshka_dims),
+            loss=DocumentRankingLoss(
+                model, scale=ranking.scale, symmetric=ranking.symmetric, dims=matryoshka_dims
+            ),
             batch_sampler=functools.partial(
                 FalseNegativeFreeBatchSampler, keys=steps.keys, seed=seed
             ),
