@@ -37,6 +37,52 @@ adapter = EmbeddingAdapterFinetuneEngine(dataset, model, model_output_path="adap
 adapter.finetune()
 assert len(api.load_finetuned_model("adapter", model).get_query_embedding("ask amber")) == 32
 """
+TYPED_PROGRAM = """
+from llama_index.core import Settings
+from llama_index.core.base.embeddings.base import BaseEmbedding
+from typing_extensions import assert_type
+
+from llama_index.finetuning import EmbeddingQAFinetuneDataset as OldName
+from llama_index.finetuning.embeddings import (
+    AdapterEmbeddingModel,
+    EmbeddingAdapterFinetuneEngine,
+    EmbeddingQAFinetuneDataset,
+    LinearLayer,
+    RetrievalReport,
+    SentenceTransformersFinetuneEngine,
+    compare_retrieval,
+    evaluate_retrieval,
+    load_finetuned_model,
+    mine_hard_negatives,
+)
+from llama_index.finetuning.openai import OpenAIFinetuneEngine
+
+
+def better(path: str, base: BaseEmbedding) -> BaseEmbedding:
+    data = EmbeddingQAFinetuneDataset.from_json(path)
+    assert_type(data, EmbeddingQAFinetuneDataset)
+    old: type[EmbeddingQAFinetuneDataset] = OldName
+    train, val = data.train_test_split(test_size=0.2, seed=1)
+    mined = mine_hard_negatives(train, base, num_negatives=2)
+    assert_type(mined, EmbeddingQAFinetuneDataset)
+    engine = SentenceTransformersFinetuneEngine(mined, "some/model", val_dataset=val)
+    engine.finetune()
+    adapter = EmbeddingAdapterFinetuneEngine(train, base, adapter_model=LinearLayer(8, 8))
+    adapter.finetune()
+    assert_type(adapter.get_finetuned_model(), BaseEmbedding)
+    AdapterEmbeddingModel(base, "out").get_query_embedding("?")
+    score: float = evaluate_retrieval(base, val).metrics["ndcg@10"]
+    report = compare_retrieval({"base": base, "tuned": load_finetuned_model("out")}, val)
+    assert_type(report, RetrievalReport)
+    OpenAIFinetuneEngine("gpt-4o-mini", "data.jsonl").finetune()
+    Settings.embed_model = engine.get_finetuned_model()
+    print(old, score)
+    return engine.get_finetuned_model()
+"""
+WRONGLY_TYPED = """
+
+better(3, None)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -68,9 +114,10 @@ def test_it_holds_the_namespace_and_nothing_above_it(wheel):
     assert any(name.endswith("licenses/LICENSE") for name in names)
 
 
-def test_it_finetunes_from_a_new_environment(wheel, tiny_bert_dir, tmp_path):
-    """Imports, old and new, and a small finetune both ways work from the installed wheel."""
-    environment = tmp_path / "venv"
+@pytest.fixture(scope="module")
+def python(wheel, tmp_path_factory):
+    """The Python of a new environment with the wheel."""
+    environment = tmp_path_factory.mktemp("environment") / "venv"
     venv.create(environment, with_pip=True)
     python = environment / "bin" / "python"
     subprocess.run([python, "-m", "pip", "install", "-q", "--no-deps", wheel], check=True)
@@ -83,6 +130,11 @@ def test_it_finetunes_from_a_new_environment(wheel, tiny_bert_dir, tmp_path):
         text=True,
     ).stdout.strip()
     Path(site, "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    return python
+
+
+def test_it_finetunes_from_a_new_environment(python, tiny_bert_dir, tmp_path):
+    """Imports, old and new, and a small finetune both ways work from the installed wheel."""
     subprocess.run(
         [python, "-c", SMALL_FINETUNE, str(tiny_bert_dir)],
         check=True,
@@ -90,3 +142,17 @@ def test_it_finetunes_from_a_new_environment(wheel, tiny_bert_dir, tmp_path):
         env={**os.environ, "PYTHONWARNINGS": "ignore"},
     )
     assert (tmp_path / "out" / "modules.json").is_file()
+
+
+@pytest.mark.parametrize(("calls", "errors"), [("", 0), (WRONGLY_TYPED, 2)], ids=["right", "wrong"])
+def test_a_typed_program_checks_against_it(python, tmp_path, calls, errors):
+    """The installed package is typed: mypy accepts right use and finds wrong arguments."""
+    program = tmp_path / "program.py"
+    program.write_text(TYPED_PROGRAM + calls)
+    options = ["--strict", "--no-error-summary", "--cache-dir", str(python.parents[1] / "mypy")]
+    mypy = [sys.executable, "-m", "mypy", "--python-executable", str(python), *options]
+    found = subprocess.run(
+        [*mypy, str(program)], check=False, cwd=tmp_path, capture_output=True, text=True
+    )
+    assert found.stdout.count("error:") == errors, found.stdout + found.stderr
+    assert found.stdout.count("[arg-type]") == errors
