@@ -92,6 +92,22 @@ def test_batch_size_holds_for_the_call_alone():
     assert model.embed_batch_size == 2
 
 
+def test_long_texts_go_in_small_batches_on_a_cpu():
+    """On a CPU a batch holds few long texts or many short ones, unless its size is given."""
+
+    class OnCpu(HashEmbedding):
+        _device: str = PrivateAttr(default="cpu")
+
+    texts = [f"{i} " + "amber " * 1000 for i in range(5)] + [f"short {i}" for i in range(10)]
+    own, told, elsewhere = OnCpu(), OnCpu(), HashEmbedding()
+    for model, arguments in ((own, {}), (told, {"batch_size": 10}), (elsewhere, {})):
+        vectors = encode(model, texts, "text", **arguments)
+        np.testing.assert_allclose(vectors[12], model.vector(texts[12]), atol=1e-6)
+    assert own.embed_batch_size == 10
+    assert own.text_batches == [2, 2, 2, 9]
+    assert told.text_batches == elsewhere.text_batches == [10, 5]
+
+
 def test_huggingface_queries_go_in_batches(tiny_bert_dir, monkeypatch):
     """Queries of a local Sentence Transformer take one call a batch, with the query prompt."""
     from llama_index.embeddings.huggingface import HuggingFaceEmbedding
