@@ -37,7 +37,8 @@ OURS: dict[str, tuple[str, dict[str, Any]]] = {
     "LoRA": ("lora", {"training_args": {"learning_rate": 5e-4}}),
 }
 SAME_LENGTH = "all weights, the folder's length"
-RETIRED_ADAPTER_RATES = ("2e-5", "1e-4", "1e-3")
+RETIRED_ADAPTERS = [f"retired adapter, lr {rate}" for rate in ("2e-5", "1e-4", "1e-3")]
+LABELS = ["base", "bm25", *RETIRED_ADAPTERS, "retired engine", "hand-written Trainer", *OURS]
 SEED = 42
 
 
@@ -98,8 +99,10 @@ def summary(found: dict[str, dict[str, dict[str, Any]]]) -> str:
         "| method | mean gain | least gain | time, all weights at the same length = 1 |",
         "| --- | ---: | ---: | ---: |",
     ]
-    for label in next(iter(found.values())):
+    for label in LABELS:
         rows = [(sets[label], sets) for sets in found.values() if label in sets]
+        if len(rows) < len(found):
+            continue
         gains = [row[METRIC] - sets["base"][METRIC] for row, sets in rows]
         times = [row["seconds"] / sets[SAME_LENGTH]["seconds"] for row, sets in rows]
         if label != "base":
@@ -114,23 +117,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--names", nargs="+", default=list(DATA_SETS))
+    parser.add_argument("--methods", nargs="+", choices=LABELS, help="measure no others")
     parser.add_argument("--retired", help="Python with the retired package; none: leave it out")
     parser.add_argument("--documents", type=int, help="cut the test corpora to so many documents")
     parser.add_argument("--results", type=Path, default=Path("overview.json"))
     options = parser.parse_args()
     results = json.loads(options.results.read_text()) if options.results.exists() else {}
-    adapters = [f"retired adapter, lr {rate}" for rate in RETIRED_ADAPTER_RATES]
-    labels = ["base", "bm25", *adapters, "retired engine", "hand-written Trainer", *OURS]
     for name in options.names:
         rows = results.setdefault(name, {})
-        for label in labels:
-            if label not in rows and (found := measure(options, name, label)):
+        for label in LABELS:
+            wanted = label == "base" or options.methods is None or label in options.methods
+            if wanted and label not in rows and (found := measure(options, name, label)):
                 rows[label] = found
                 options.results.write_text(json.dumps(results))
                 told = f"{name}, {label}: {found[METRIC]:.4f}, {found['seconds']:.0f} s"
                 print(told, file=sys.stderr, flush=True)
     ordered = {
-        name: {label: results[name][label] for label in labels if label in results[name]}
+        name: {label: results[name][label] for label in LABELS if label in results[name]}
         for name in options.names
     }
     print("\n" + "\n\n".join(table(options, name, rows) for name, rows in ordered.items()))

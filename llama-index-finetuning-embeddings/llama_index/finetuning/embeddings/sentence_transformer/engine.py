@@ -65,7 +65,7 @@ logger = logging.getLogger(__name__)
 
 BASE_STEP = 0
 # By experiment, see benchmarks/RESULTS.md.
-_LEARNING_RATES = {"both": 6e-5, "query": 2e-5}
+_LEARNING_RATES = {"both": 3e-5, "query": 2e-5}
 _QUERIES_PER_DOCUMENT = 4
 _BASE_KEPT = (
     "No step of the training beat the base's nDCG@10 of %.4f on the validation set: the base is "
