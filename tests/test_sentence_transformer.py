@@ -322,18 +322,26 @@ def test_checkpoints_are_limited_and_resuming_ends_where_an_unbroken_run_ends(
     assert facts(unbroken)["metrics"] == facts(resumed)["metrics"]
 
 
-def test_a_checkpoint_of_another_run_is_not_resumed(engine, tmp_path, monkeypatch):
-    """Other data, another run: training starts anew instead of mixing the two."""
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"dataset": tiny_dataset(20, 2, seed=9)},
+        {"loss": upstream.losses().MultipleNegativesRankingLoss},
+    ],
+    ids=["data", "loss"],
+)
+def test_a_checkpoint_of_another_run_is_not_resumed(engine, tmp_path, monkeypatch, change):
+    """Other data or another loss, another run: training starts anew instead of mixing the two."""
     monkeypatch.chdir(tmp_path)
     usual = {"model_output_path": "out", "save_checkpoints": True, "checkpoint_save_steps": 1}
     engine(**usual).finetune()
     recorder = Recorder()
     other = engine(
-        dataset=tiny_dataset(20, 2, seed=9),
         resume_from_checkpoint=True,
         callbacks=[recorder],
         training_args={"learning_rate": 3e-3, "logging_steps": 1},
         **usual,
+        **change,
     )
     other.finetune()
     assert len(recorder.losses) == recorder.steps == 4

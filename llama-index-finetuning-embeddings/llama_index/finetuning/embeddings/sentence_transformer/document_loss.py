@@ -76,6 +76,10 @@ class DocumentRankingLoss(nn.Module):
         self.micro_batch_tokens = micro_batch_tokens
         self.keep_activations_tokens = keep_activations_tokens
 
+    def extra_repr(self) -> str:
+        """Say what the loss is made of; a checkpoint is only resumed with the same."""
+        return f"scale={self.scale}, symmetric={self.symmetric}, dims={self.dims}"
+
     def forward(self, sentence_features: Iterable[Features], labels: Targets) -> Tensor:
         """Return the mean loss over the trained pairs.
 
