@@ -41,7 +41,7 @@ fuzz: $(VENV)/.installed ## ten minutes of hostile files for every reader
 	$(BIN)/python tests/fuzz/fuzz.py --minutes 10
 
 bench: $(VENV)/.installed ## side-by-side measurements (minutes to hours)
-	$(BIN)/python benchmarks/results.py
+	$(BIN)/python benchmarks/results.py $(if $(RETIRED),--retired $(RETIRED))
 
 lint: $(VENV)/.installed ## ruff and mypy --strict
 	$(BIN)/ruff check .

@@ -12,6 +12,7 @@ import argparse
 import json
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,9 @@ def peak_flops(dtype: torch.dtype) -> float:
 
 
 def training_flops(dataset: Any, epochs: int, max_seq_length: int) -> float:
-    """Return the FLOP of encoding each document and query once an epoch, and their gradients.
+    """Return the FLOP of encoding every step's documents and queries, and their gradients.
+
+    A document comes once an epoch for every two of its queries, each query once.
 
     A forward pass takes two a weight and token in the layers, and four a layer, dimension and
     pair of tokens in the attention; the backward pass takes twice as much.
@@ -49,8 +52,9 @@ def training_flops(dataset: Any, epochs: int, max_seq_length: int) -> float:
     model = SentenceTransformer(MODEL, device="cpu")
     config = model[0].auto_model.config
     layers = sum(p.numel() for n, p in model.named_parameters() if ".encoder." in n)
-    used = {dataset.relevant_docs[qid][0] for qid in dataset.queries}
-    texts = [dataset.corpus[docid] for docid in used] + list(dataset.queries.values())
+    asked = Counter(dataset.relevant_docs[qid][0] for qid in dataset.queries)
+    texts = [dataset.corpus[docid] for docid, n in asked.items() for _ in range(-(-n // 2))]
+    texts += dataset.queries.values()
     lengths = [
         min(len(ids), max_seq_length)
         for ids in model.tokenizer(texts, truncation=False, verbose=False)["input_ids"]

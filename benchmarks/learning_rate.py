@@ -3,7 +3,7 @@
 All else is the engine's default, without a validation set, so that the last step counts. Finished
 runs are kept in ``--results``, and a run that was cut off goes on. Run::
 
-    python benchmarks/learning_rate.py [--data ../shared/data] [--rates 2e-5 4e-5 6e-5 1e-4]
+    python benchmarks/learning_rate.py [--data ../shared/data] [--rates 2e-5 3e-5 4e-5 6e-5]
 """
 
 import argparse
@@ -35,11 +35,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--names", nargs="+", default=list(DATA_SETS))
-    parser.add_argument("--rates", nargs="+", default=["2e-5", "4e-5", "6e-5", "1e-4"])
+    parser.add_argument("--rates", nargs="+", default=["2e-5", "3e-5", "4e-5", "6e-5"])
     parser.add_argument("--settings", type=json.loads, default={}, help="further arguments")
     parser.add_argument("--results", type=Path, default=Path("learning_rate.json"))
     options = parser.parse_args()
     results = json.loads(options.results.read_text()) if options.results.exists() else {}
+    print("| data | learning rate | nDCG@10 | seconds |\n|---|---|---|---|")
     for rate in [None, *options.rates]:
         for name in options.names:
             arguments = {"learning_rate": float(rate)} if rate else {}

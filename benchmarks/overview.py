@@ -104,11 +104,11 @@ def summary(found: dict[str, dict[str, dict[str, Any]]]) -> str:
         if len(rows) < len(found):
             continue
         gains = [row[METRIC] - sets["base"][METRIC] for row, sets in rows]
-        times = [row["seconds"] / sets[SAME_LENGTH]["seconds"] for row, sets in rows]
+        compared = [(row, sets[SAME_LENGTH]) for row, sets in rows if SAME_LENGTH in sets]
+        times = [row["seconds"] / full["seconds"] for row, full in compared]
+        share = f"{np.mean(times):.2f}" if times else ""
         if label != "base":
-            lines.append(
-                f"| {label} | {np.mean(gains):+.4f} | {min(gains):+.4f} | {np.mean(times):.2f} |"
-            )
+            lines.append(f"| {label} | {np.mean(gains):+.4f} | {min(gains):+.4f} | {share} |")
     return "\n".join(lines)
 
 

@@ -1,6 +1,7 @@
 """Rows and batches: the right columns and labels, and never a false negative."""
 
 import pytest
+import torch
 from fakes import tiny_dataset
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,6 +17,7 @@ from llama_index.finetuning.embeddings.sentence_transformer.by_document import (
     NEGATIVE,
     POSITIVE,
     StepBuilder,
+    Targets,
 )
 from llama_index.finetuning.embeddings.sentence_transformer.losses import LossFormat
 from llama_index.finetuning.embeddings.sentence_transformer.rows import (
@@ -225,3 +227,19 @@ def test_relevance_is_shared_by_equal_texts():
     assert index.is_relevant("q1", "a2")
     assert index.is_relevant("q1", "b")
     assert not index.is_relevant("q3", "a")
+
+
+def test_documents_of_several_processes():
+    """Others' documents are masked where relevant; copies count once for a query."""
+    # Ours are the keys 5 and 6, in the middle; 5 stands elsewhere too, 8 twice.
+    targets = Targets(
+        torch.tensor([[POSITIVE, NEGATIVE], [NEGATIVE, POSITIVE]], dtype=torch.int8),
+        torch.tensor([5, 6]),
+        [frozenset({5, 7}), frozenset({6})],
+    )
+    keys = torch.tensor([7, 5, 5, 6, 8, 8])
+    assert targets.among(keys, 2).tolist() == [
+        [MASKED, MASKED, POSITIVE, NEGATIVE, NEGATIVE, NEGATIVE],
+        [NEGATIVE, NEGATIVE, NEGATIVE, POSITIVE, NEGATIVE, NEGATIVE],
+    ]
+    assert targets.repeated(keys, 2).tolist() == [False, True, False, False, False, True]

@@ -28,6 +28,7 @@ from llama_index.finetuning.embeddings import (
 )
 from llama_index.finetuning.embeddings.sentence_transformer import training, upstream
 from llama_index.finetuning.embeddings.sentence_transformer.arguments import checkpoint_folder
+from llama_index.finetuning.embeddings.sentence_transformer.attention import fused_attention
 from llama_index.finetuning.embeddings.sentence_transformer.by_document import Targets
 from llama_index.finetuning.embeddings.sentence_transformer.document_loss import (
     DocumentRankingLoss,
@@ -218,6 +219,7 @@ def test_training_arguments_may_be_an_instance(engine, tmp_path):
     run.finetune()
     assert recorder.steps == 2
     assert facts(run)["parameters"]["batch_size"] == 7
+    assert not (tmp_path / "trainer").exists()
 
 
 def test_the_learning_rate_warms_up_over_a_tenth_of_the_steps(engine):
@@ -323,28 +325,35 @@ def test_checkpoints_are_limited_and_resuming_ends_where_an_unbroken_run_ends(
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("first", "second"),
     [
-        {"dataset": tiny_dataset(20, 2, seed=9)},
-        {"loss": upstream.losses().MultipleNegativesRankingLoss},
+        ({}, {"dataset": tiny_dataset(20, 2, seed=9)}),
+        ({}, {"val_dataset": tiny_dataset(8, 1, seed=5)}),
+        ({}, {"loss": upstream.losses().MultipleNegativesRankingLoss}),
+        (
+            {"loss": upstream.losses().CoSENTLoss},
+            {"loss": lambda model: upstream.losses().CoSENTLoss(model, scale=7.0)},
+        ),
+        ({}, {"query_prompt": "query: "}),
+        ({}, {"use_all_docs": True}),
     ],
-    ids=["data", "loss"],
+    ids=["data", "validation", "direction", "loss", "prompt", "relevant documents"],
 )
-def test_a_checkpoint_of_another_run_is_not_resumed(engine, tmp_path, monkeypatch, change):
-    """Other data or another loss, another run: training starts anew instead of mixing the two."""
+def test_a_checkpoint_of_another_run_is_not_resumed(engine, tmp_path, monkeypatch, first, second):
+    """With anything else another run: training starts anew instead of mixing the two."""
     monkeypatch.chdir(tmp_path)
     usual = {"model_output_path": "out", "save_checkpoints": True, "checkpoint_save_steps": 1}
-    engine(**usual).finetune()
+    engine(**usual, **first).finetune()
     recorder = Recorder()
     other = engine(
         resume_from_checkpoint=True,
         callbacks=[recorder],
         training_args={"learning_rate": 3e-3, "logging_steps": 1},
         **usual,
-        **change,
+        **second,
     )
     other.finetune()
-    assert len(recorder.losses) == recorder.steps == 4
+    assert len(recorder.losses) == recorder.steps >= 4
 
 
 @pytest.mark.parametrize(
@@ -472,6 +481,29 @@ def test_length_is_chosen_from_the_documents_and_saved(engine, caplog):
         run = engine(dataset=dataset, max_seq_length=given)
         run.finetune()
         assert run.model.max_seq_length == expected
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+def test_a_model_in_a_peft_wrapper_is_known_as_the_one_inside(engine):
+    """LoRA takes nothing from the choice of the length, nor from the fused attention."""
+    peft = pytest.importorskip("peft")
+    dataset = tiny_dataset(20, 2)
+    for docid in list(dataset.corpus)[:2]:
+        dataset.corpus[docid] += " amber" * 50
+    config = peft.LoraConfig(r=4, target_modules=["query", "value"])
+    run = engine(dataset=dataset, peft_config=config)
+    with fused_attention(run.model):
+        rates = {
+            module.p
+            for name, module in run.model.named_modules()
+            if name.endswith("attention.self.dropout")
+        }
+    assert rates == {0.0}
+    run.finetune()
+    assert run.model.max_seq_length == 61
+    recorded = facts(run)["parameters"]["peft_config"]
+    assert recorded["r"] == 4
+    assert sorted(recorded["target_modules"]) == ["query", "value"]
 
 
 def test_length_is_left_alone_below_five_percent_and_capped_by_positions(tiny_bert_dir):
@@ -611,6 +643,8 @@ def test_nothing_is_printed(engine, capsys):
         ({"checkpoint_save_total_limit": -1}, "'checkpoint_save_total_limit'"),
         ({"max_seq_length": "long"}, "'max_seq_length' must be 'auto', None or an integer"),
         ({"precision": "int8"}, "'precision' must be in"),
+        ({"device": "cuda:1"}, r"'device' must be 'cuda'.*'cuda:1'.*CUDA_VISIBLE_DEVICES"),
+        ({"training_args": {"output_dir": "there"}}, r"'output_dir' is no choice.*'there'"),
         ({"batching": "random"}, "'batching' must be in"),
         ({"matryoshka_dims": []}, "'matryoshka_dims'"),
         ({"training_args": 3}, "'training_args'"),

@@ -31,6 +31,7 @@ def train(model, output, *options, processes, batch_size):
     [
         pytest.param(["--documents", "15", "--validate"], id="uneven last batch, validation"),
         pytest.param(["--recompute"], id="activations computed again"),
+        pytest.param(["--hard-negatives"], id="hard negatives"),
         pytest.param(["--settings", '{"train": "query"}'], id="queries only"),
         pytest.param(["--settings", '{"matryoshka_dims": [32, 8]}'], id="matryoshka"),
     ],

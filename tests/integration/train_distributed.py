@@ -36,12 +36,20 @@ def main():
     parser.add_argument("--documents", type=int, default=16)
     parser.add_argument("--settings", type=json.loads, default={})
     parser.add_argument("--validate", action="store_true")
+    parser.add_argument("--hard-negatives", action="store_true")
     parser.add_argument("--recompute", action="store_true")
     options = parser.parse_args()
     torch.manual_seed(0)
     losses = Losses()
+    dataset = tiny_dataset(options.documents, 2)
+    if options.hard_negatives:
+        # The next document: it is trained too, often in the same step by the other process.
+        following = {f"d{i}": f"d{(i + 1) % options.documents}" for i in range(options.documents)}
+        dataset.hard_negatives = {
+            qid: [following[found[0]]] for qid, found in dataset.relevant_docs.items()
+        }
     engine = SentenceTransformersFinetuneEngine(
-        tiny_dataset(options.documents, 2),
+        dataset,
         options.model,
         str(options.output),
         batch_size=options.batch_size,

@@ -63,8 +63,8 @@ def merge_with_base(
     Raises:
         ConfigurationError: The weight is no share, it is to be chosen without ``val_dataset`` or
             given with one, or the models have different weights.
-        ModelFolderError: There is no finetuned model at ``finetuned_path``, or a folder names code
-            of its own without ``trust_remote_code``.
+        ModelFolderError: There is no finetuned model at ``finetuned_path``, a model can't be
+            loaded, or a folder names code of its own without ``trust_remote_code``.
         OutputError: The output can't be written, or another run is writing it.
     """
     _check_weight(weight, val_dataset)
@@ -79,32 +79,51 @@ def merge_with_base(
     def load(path: str | os.PathLike[str]) -> SentenceTransformer:
         if not trust_remote_code:
             check_names_no_code(Path(path))
-        return SentenceTransformer(
-            os.fspath(path), trust_remote_code=trust_remote_code, device="cpu"
-        )
+        try:
+            return SentenceTransformer(
+                os.fspath(path), trust_remote_code=trust_remote_code, device="cpu"
+            )
+        except Exception as error:  # no such model, no connection, damaged files
+            raise ModelFolderError(
+                f"The model {os.fspath(path)!r} can't be loaded ({type(error).__name__}: {error}). "
+                "Give a folder, or a model's name on the Hugging Face Hub."
+            ) from error
 
-    two_sides = has_two_sides(folder)
-    finetuned = load(folder / SIDES[0] if two_sides else folder)
-    document_model = load(folder / SIDES[1]) if two_sides else None
-    base = load(base_model_id)
-    _check_same_shape(finetuned, base)
-    facts = read_json_object(folder / MANIFEST) if (folder / MANIFEST).is_file() else {}
-    tried: dict[str, float] = {}
-    if val_dataset is not None:
-        tried = _scores(finetuned, base, val_dataset, facts.get("prompts") or {}, document_model)
-    if weight is None:
-        weight = float(max(tried, key=tried.__getitem__))
-        logger.info("nDCG@10 by the finetuned model's share: %s; taking %s", tried, weight)
-    merged = {"base_model": os.fspath(base_model_id), "weight": weight, "ndcg@10": tried or None}
     with output_lock(output, name="output_path"):
+        two_sides = has_two_sides(folder)
+        finetuned = load(folder / SIDES[0] if two_sides else folder)
+        document_model = load(folder / SIDES[1]) if two_sides else None
+        base = load(base_model_id)
+        _check_same_shape(finetuned, base)
+        facts = _facts(folder)
+        tried: dict[str, float] = {}
+        if val_dataset is not None:
+            prompts = facts.get("prompts") or {}
+            tried = _scores(finetuned, base, val_dataset, prompts, document_model)
+        if weight is None:
+            weight = float(max(tried, key=tried.__getitem__))
+            logger.info("nDCG@10 by the finetuned model's share: %s; taking %s", tried, weight)
+        base_model = os.fspath(base_model_id)
         save_merged(
             mixed(finetuned, base, weight),
             output,
             facts=facts,
-            merged=merged,
+            merged={"base_model": base_model, "weight": weight, "ndcg@10": tried or None},
             document_model=document_model,
         )
     return os.fspath(output_path)
+
+
+def _facts(folder: Path) -> dict[str, Any]:
+    if not (folder / MANIFEST).is_file():
+        return {}
+    try:
+        return read_json_object(folder / MANIFEST)
+    except (OSError, ValueError) as error:
+        raise ModelFolderError(
+            f"{str(folder / MANIFEST)!r} can't be read ({error}), so that the model's prompts are "
+            "not known. Write it again, or take it away."
+        ) from error
 
 
 def mixed(

@@ -195,8 +195,7 @@ def merge(
 
         if weight is None and val_dataset is None:
             weight = 0.5
-        with inputs.loading(base):
-            path = merge_with_base(finetuned, base, output, weight=weight, val_dataset=val_dataset)
+        path = merge_with_base(finetuned, base, output, weight=weight, val_dataset=val_dataset)
     show(f"The merged model is in {path!r}.", {"output": path}, as_json=as_json)
 
 

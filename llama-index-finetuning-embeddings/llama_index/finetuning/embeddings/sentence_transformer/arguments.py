@@ -28,6 +28,7 @@ def check_arguments(
     precision: Any,
     batching: Any,
     matryoshka_dims: Any,
+    device: Any,
 ) -> None:
     """Reject arguments that can't work.
 
@@ -52,6 +53,11 @@ def check_arguments(
         raise ConfigurationError(
             f"'batching' must be 'auto' with train='query' (got {batching!r}): no document is "
             "encoded in its steps. Leave it out."
+        )
+    if str(device).startswith("cuda:") and str(device) != "cuda:0":
+        raise ConfigurationError(
+            f"'device' must be 'cuda' to train on a GPU (got {str(device)!r}): the Trainer takes "
+            "the first that it sees. Choose by the environment variable CUDA_VISIBLE_DEVICES."
         )
     if early_stopping_patience is not None:
         _check_integer("early_stopping_patience", early_stopping_patience, minimum=1)

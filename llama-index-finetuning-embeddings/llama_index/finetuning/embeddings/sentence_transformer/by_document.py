@@ -40,25 +40,30 @@ class Targets:
     def among(self, document_keys: Tensor, start: int) -> Tensor:
         """Return the matrix over the documents of all processes, ours from ``start`` on.
 
-        Another process's document is masked where it is relevant to one of our queries, and
-        where the same text is among ours or in an earlier process.
+        Another process's document is masked where it is relevant to one of our queries.
         """
         keys = document_keys.tolist()
         wide = torch.full((len(self.relevant_keys), len(keys)), NEGATIVE, dtype=torch.int8)
+        for line, relevant in enumerate(self.relevant_keys):
+            wide[line, [column for column, key in enumerate(keys) if key in relevant]] = MASKED
+        wide[:, start : start + self.matrix.shape[1]] = self.matrix.cpu()
+        return wide.to(self.matrix.device)
+
+    def repeated(self, document_keys: Tensor, start: int) -> Tensor:
+        """Tell which documents of all processes stand among ours or in an earlier process.
+
+        Returns:
+            Shape ``(n_documents,)``; False for ours, which begin at ``start``.
+        """
+        keys = document_keys.tolist()
         own = range(start, start + self.matrix.shape[1])
         seen = {keys[column] for column in own}
+        again = torch.zeros(len(keys), dtype=torch.bool)
         for column, key in enumerate(keys):
-            if column in own:
-                continue
-            if key in seen:
-                wide[:, column] = MASKED
-                continue
-            seen.add(key)
-            for line, relevant in enumerate(self.relevant_keys):
-                if key in relevant:
-                    wide[line, column] = MASKED
-        wide[:, own.start : own.stop] = self.matrix.cpu()
-        return wide.to(self.matrix.device)
+            if column not in own:
+                again[column] = key in seen
+                seen.add(key)
+        return again.to(self.matrix.device)
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,7 @@ class Step:
     """The texts of one step and how they relate.
 
     Attributes:
-        queries: Distinct queries.
+        queries: The queries, each id once.
         documents: Distinct documents: the rows' own and their queries' hard negatives.
         targets: Which of them belong together.
     """

@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from llama_index.finetuning.embeddings.sentence_transformer import distributed
 from llama_index.finetuning.embeddings.sentence_transformer.by_document import (
+    MASKED,
     NEGATIVE,
     POSITIVE,
     Targets,
@@ -87,9 +88,13 @@ class DocumentRankingLoss(nn.Module):
         are weighted so that their mean over the processes is the mean over all processes' pairs.
 
         Args:
-            sentence_features: Tokens of the queries and of the documents; in place of the
-                documents' tokens their finished vectors may stand as ``sentence_embedding``.
+            sentence_features: Tokens of the queries and of the documents, each of shape
+                ``(n_texts, length)``; in place of the documents' tokens their finished vectors
+                may stand as ``sentence_embedding``, shape ``(n_documents, dim)``.
             labels: The step's targets.
+
+        Returns:
+            A scalar.
         """
         queries, documents = self._encode(list(sentence_features))
         targets, weight = labels.matrix, 1.0
@@ -97,10 +102,14 @@ class DocumentRankingLoss(nn.Module):
         if distributed.world_size() > 1:
             if documents.requires_grad:
                 documents, start = distributed.gathered(documents)
-                targets = labels.among(distributed.gathered(labels.document_keys)[0], start)
-                all_queries = distributed.gathered(queries)[0]
-                own = slice(start, start + len(own_documents))
-                all_targets = distributed.gathered(targets)[0][:, own]
+                keys = distributed.gathered(labels.document_keys)[0]
+                relations = labels.among(keys, start)
+                # Two copies of a text would count twice among a query's negatives.
+                targets = relations.masked_fill(labels.repeated(keys, start), MASKED)
+                if self.symmetric:
+                    own = slice(start, start + len(own_documents))
+                    all_queries = distributed.gathered(queries)[0]
+                    all_targets = distributed.gathered(relations)[0][:, own]
             pairs = int((targets == POSITIVE).sum())
             weight = pairs * distributed.world_size() / distributed.total(pairs, targets.device)
         losses = []

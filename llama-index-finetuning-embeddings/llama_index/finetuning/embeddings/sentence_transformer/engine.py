@@ -1,8 +1,6 @@
 """`SentenceTransformersFinetuneEngine`."""
 
 import contextlib
-import hashlib
-import json
 import logging
 import os
 import shutil
@@ -39,6 +37,7 @@ from llama_index.finetuning.embeddings.sentence_transformer.arguments import (
     checkpoint_folder,
 )
 from llama_index.finetuning.embeddings.sentence_transformer.attention import fused_attention
+from llama_index.finetuning.embeddings.sentence_transformer.fingerprint import fingerprint
 from llama_index.finetuning.embeddings.sentence_transformer.length import (
     choose_max_seq_length,
     set_max_seq_length,
@@ -92,7 +91,8 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
         val_dataset: What to choose the best weights by, with nDCG@10.
         loss: A sentence-transformers loss, built on any model, or its class, or a callable that
             takes the model. None is ``MultipleNegativesRankingLoss`` in both directions: queries
-            choose among documents, and documents among queries.
+            choose among documents, and documents among queries; with ``train="query"`` queries
+            among documents only.
         epochs: Passes over the training data.
         show_progress_bar: Show one.
         evaluation_steps: Steps between two evaluations; 0 evaluates after each epoch.
@@ -109,7 +109,7 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
             costs a tenth, and the model handed back is an `AsymmetricEmbeddingModel`.
         training_args: ``SentenceTransformerTrainingArguments``, or some of its fields as a dict,
             laid over the engine's own choices.
-        matryoshka_dims: Train these prefixes of the vectors too.
+        matryoshka_dims: Train these prefixes of the vectors beside the whole.
         peft_config: Train a PEFT adapter such as LoRA, merged into the saved model.
         query_prompt: Put before every query, in training, evaluation and the returned model.
         text_prompt: Put before every document, likewise.
@@ -118,7 +118,9 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
             as far as the model's positions reach. None: the model's own. With
             ``train="query"`` the documents keep the model's own in any case.
         precision: ``"auto"`` (bf16 where the hardware has it, else fp32), ``"bf16"``, ``"fp16"``
-            or ``"fp32"``. Weights and optimizer are in fp32 in any case.
+            or ``"fp32"``. Weights and optimizer are in fp32 in any case. On a CPU the environment
+            variables ``ONEDNN_PRIMITIVE_CACHE_CAPACITY`` and ``LRU_CACHE_CAPACITY`` are set to 32
+            unless you set them: kernels compiled for bf16 would pile up in memory.
         batching: ``"by_document"``, ``"pairs"``, or ``"auto"``: by document where the loss allows
             it and documents have more than one query.
         model_kwargs: Passed to ``SentenceTransformer`` as its ``model_kwargs``.
@@ -181,6 +183,7 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
             precision=precision,
             batching=batching,
             matryoshka_dims=matryoshka_dims,
+            device=device,
         )
         self.dataset = dataset
         self.model_id = os.fspath(model_id)
@@ -220,6 +223,8 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
         usual = self._default_training_args("unused", precision="fp32", use_cpu=use_cpu)
         merge_training_args(usual, training_args, {})
 
+        if use_cpu:
+            limit_kernel_caches()
         self.model = self._load_model()
         set_seed(seed)
         self._add_adapter()
@@ -244,6 +249,8 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
                 f"'model_kwargs' must leave 'backend' at 'torch' to train (got {backend!r}). "
                 "Export the finetuned folder afterwards."
             )
+        if not self.trust_remote_code:
+            check_names_no_code(Path(self.model_id))
         model = SentenceTransformer(
             self.model_id,
             trust_remote_code=self.trust_remote_code,
@@ -268,7 +275,11 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
 
     def _build_task(self, loss: Any) -> Task:
         dim = upstream.embedding_dimension(self.model)
-        for wanted in self.matryoshka_dims or ():
+        dims = None
+        if self.matryoshka_dims is not None:
+            whole = [] if dim is None else [dim]
+            dims = sorted({*self.matryoshka_dims, *whole}, reverse=True)
+        for wanted in dims or ():
             if dim is not None and wanted > dim:
                 raise ConfigurationError(
                     f"'matryoshka_dims' must not exceed the model's {dim} dimensions "
@@ -281,7 +292,7 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
             loss=loss,
             batching=self.batching,
             use_all_docs=self.use_all_docs,
-            matryoshka_dims=self.matryoshka_dims,
+            matryoshka_dims=dims,
             query_prompt=self.query_prompt,
             text_prompt=self.text_prompt,
             seed=self.seed,
@@ -336,8 +347,6 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
         check_places(output, self.checkpoint_path)
         device = self.model.device
         precision = choose_precision(self.precision, device)
-        if device.type == "cpu":
-            limit_kernel_caches()
         with self._alone(output), self._work_folder() as folder:
             args = merge_training_args(
                 self._default_training_args(
@@ -346,6 +355,9 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
                 self.training_args,
                 train_kwargs,
             )
+            if device.type == "cuda" and distributed.world_size() == 1:
+                # Else upstream spreads the batch over all GPUs, and multiplies it.
+                args._n_gpu = 1
             started = time.perf_counter()
             set_seed(self.seed)
             self._add_adapter()
@@ -410,17 +422,20 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
     def _train(
         self, folder: Path, args: TrainingArguments, base: RetrievalResult | None
     ) -> tuple[Trainer, BestModel | None]:
-        fingerprint = self._fingerprint(args)
-        checkpoint = last_checkpoint(folder, fingerprint) if self.resume_from_checkpoint else None
+        own = self._fingerprint(args)
+        checkpoint = None
         if self.resume_from_checkpoint:
+            # All processes go on from the same step; one that lacks the folder fails aloud.
+            number = distributed.from_main(lambda: last_checkpoint(folder, own))
+            checkpoint = None if number is None else folder / number.name
             logger.info("Resuming from %s", checkpoint or "the start: there is no checkpoint")
         if checkpoint is None and distributed.is_main():
             shutil.rmtree(folder / "best", ignore_errors=True)
         best = None
-        callbacks = [CheckpointSeal(fingerprint), *self.callbacks]
+        callbacks = [CheckpointSeal(own), *self.callbacks]
         if base is not None:
             best = BestModel(
-                self.model, folder / "best", fingerprint, patience=self.early_stopping_patience
+                self.model, folder / "best", own, patience=self.early_stopping_patience
             )
             best.offer(base.metrics["ndcg@10"], BASE_STEP)
             callbacks.append(best)
@@ -456,9 +471,20 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
     def _fingerprint(self, args: TrainingArguments) -> str:
         """Return what makes two runs the same, so that only checkpoints of this one are resumed."""
         ignored = {"output_dir", "num_train_epochs", "max_steps", "disable_tqdm", "logging_dir"}
+        ignored |= {"local_rank"}  # differs between the processes of one run
         fields = {name: str(value) for name, value in args.to_dict().items() if name not in ignored}
-        parts = [self.model_id, self.dataset.fingerprint(), repr(self.loss), self._task.batching]
-        return hashlib.sha256(json.dumps([parts, fields], sort_keys=True).encode()).hexdigest()
+        return fingerprint(
+            model_id=self.model_id,
+            dataset=self.dataset.fingerprint(),
+            val_dataset=self.val_dataset and self.val_dataset.fingerprint(),
+            use_all_docs=self.use_all_docs,
+            batching=self._task.batching,
+            prompts=[self.query_prompt, self.text_prompt],
+            max_seq_length=_finite(self.model.max_seq_length),
+            loss=self.loss,
+            peft_config=self.peft_config,
+            training_args=fields,
+        )
 
     def _save(
         self,
@@ -506,7 +532,7 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
     def _parameters(self, args: TrainingArguments) -> dict[str, Any]:
         return {
             "model_id": self.model_id,
-            "loss": type(self.loss).__name__,
+            "loss": f"{type(self.loss).__name__}({self.loss.extra_repr()})",
             "batching": self._task.batching,
             "batch_size": args.per_device_train_batch_size,
             "epochs": args.num_train_epochs,
@@ -515,7 +541,7 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
             "train": self.train,
             "use_all_docs": self.use_all_docs,
             "matryoshka_dims": list(self.matryoshka_dims) if self.matryoshka_dims else None,
-            "peft_config": None if self.peft_config is None else type(self.peft_config).__name__,
+            "peft_config": self.peft_config and self.peft_config.to_dict(),
         }
 
     def get_finetuned_model(self, **model_kwargs: Any) -> BaseEmbedding:
@@ -528,11 +554,12 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
             **model_kwargs: Passed to ``HuggingFaceEmbedding``, e.g. ``embed_batch_size=64``.
 
         Raises:
-            ModelFolderError: ``finetune()`` has not written a model yet.
+            ModelFolderError: ``finetune()`` has not written a model yet, or the folder names code
+                of its own.
         """
         folder = Path(self.model_output_path)
         saving.require_model(folder)
-        if not self.trust_remote_code:
+        if not model_kwargs.get("trust_remote_code", self.trust_remote_code):
             check_names_no_code(folder)
         usual = {
             "query_instruction": self.query_prompt or None,

@@ -85,10 +85,11 @@ def build_task(
     """
     ranking = plain_ranking(loss)
     if train == "query":
-        if ranking is None:
+        if ranking is None or (loss is not None and ranking.symmetric):
             raise ConfigurationError(
                 "'train' can be 'query' only for MultipleNegativesRankingLoss with cosine "
-                f"similarity (got {_name(loss)}). Use train='both' or leave 'loss' out."
+                f"similarity, from queries to documents (got {_name(loss)}). Use train='both' or "
+                "leave 'loss' out."
             )
         return _query_task(
             dataset,

@@ -209,6 +209,11 @@ def merge_training_args(
             f"(got {type(given).__name__})."
         )
     asked = {**(given or {}), **overrides}
+    if "output_dir" in asked:
+        raise ConfigurationError(
+            "'output_dir' is no choice of the training arguments: checkpoints go to "
+            f"checkpoints/<model_output_path> (got {asked['output_dir']!r}). Leave it out."
+        )
     if {"warmup_steps", "warmup_ratio"} & asked.keys():
         # Two names for one thing: the user's must not be overruled by our other one.
         defaults = {name: value for name, value in defaults.items() if "warmup" not in name}
@@ -232,11 +237,12 @@ def merge_training_args(
 
 
 def _changed_fields(given: TrainingArguments) -> dict[str, Any]:
-    usual = TrainingArguments(output_dir="unused", report_to="none")
+    usual = TrainingArguments(output_dir="unused")
     changed = {}
     for field in dataclasses.fields(given):
         value = getattr(given, field.name)
-        if field.init and value != getattr(usual, field.name):
+        # An instance must name a folder; checkpoints go to the engine's own.
+        if field.init and field.name != "output_dir" and value != getattr(usual, field.name):
             changed[field.name] = value
     return changed
 

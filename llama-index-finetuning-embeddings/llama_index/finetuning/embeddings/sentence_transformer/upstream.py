@@ -89,6 +89,8 @@ def transformer_child(model: SentenceTransformer) -> tuple[nn.Module, str, nn.Mo
 
     for module in model.children():
         for name, child in module.named_children():
-            if isinstance(child, PreTrainedModel):
-                return module, name, child
+            # PEFT wraps the model in one of its own.
+            core = child.get_base_model() if hasattr(child, "get_base_model") else child
+            if isinstance(core, PreTrainedModel):
+                return module, name, core
     return None

@@ -64,7 +64,11 @@ class RetrievalEvaluator(_Evaluator):  # type: ignore[misc]
         return super().__call__(model, *args, **kwargs)
 
     def embed_documents(self, model: SentenceTransformer) -> None:
-        """Give the documents the vectors of a model, for all models that are evaluated."""
+        """Give the documents the vectors of a model, for all models that are evaluated.
+
+        Args:
+            model: Embeds them.
+        """
         self._document_vectors = model.encode(
             self.corpus, prompt=self.corpus_prompt or None, convert_to_tensor=True
         )
