@@ -74,6 +74,15 @@ def hopeless(n_documents=40, seed=0):
     return EmbeddingQAFinetuneDataset(queries=queries, corpus=corpus, relevant_docs=relevant_docs)
 
 
+def one_word_each():
+    """Return queries that are their documents, which the base finds all."""
+    return EmbeddingQAFinetuneDataset(
+        queries={f"q{i}": word for i, word in enumerate(ASKED)},
+        corpus={f"d{i}": word for i, word in enumerate(ASKED)},
+        relevant_docs={f"q{i}": [f"d{i}"] for i in range(12)},
+    )
+
+
 @pytest.fixture
 def output(tmp_path):
     """The folder that engines of a test write to."""
@@ -281,6 +290,8 @@ def test_only_what_is_needed_is_embedded():
 def test_groups_share_no_document():
     """q1 and q2 share d2 and are one group; q0 stands alone."""
     assert Rows.of(small()).groups().tolist() == [0, 1, 1]
+    chain = small(relevant_docs={"q0": ["d0", "d3"], "q1": ["d1"], "q2": ["d3", "d4"]})
+    assert Rows.of(chain).groups().tolist() == [0, 1, 0]
 
 
 def test_standard_error_over_groups():
@@ -317,6 +328,21 @@ def test_an_adapter_that_maps_all_to_one_point_scores_low():
     )
     scorer = Scorer(torch.ones(1, 2), torch.rand(5, 2), Rows.of(dataset).relevant, "both")
     assert scorer(Constant(2, 2)).tolist() == [pytest.approx(1 / math.log2(6))]
+
+
+def test_scores_are_those_of_the_adapter_as_it_is_served():
+    """Dropout is off while scoring, and on again where training goes on."""
+    rng = np.random.default_rng(0)
+    queries = torch.from_numpy(rng.standard_normal((30, 8)).astype(np.float32))
+    documents = torch.nn.functional.normalize(queries, dim=1)
+    scorer = Scorer(queries, documents, [[row] for row in range(30)], "query")
+    adapter = Gate(8)
+    assert adapter.training
+    assert np.array_equal(scorer(adapter), np.ones(30))
+    assert adapter.training
+    assert adapter.dropout.training
+    scorer(adapter.eval())
+    assert not adapter.training
 
 
 # Options
@@ -364,6 +390,7 @@ def test_unknown_options_are_named(output):
         ({"transform": "text"}, r"'transform' must be in \('query', 'both'\)"),
         ({"val_dataset": "val.json"}, r"'val_dataset' must be an EmbeddingQAFinetuneDataset"),
         ({"optimizer_class": dict}, r"'optimizer_class' must be a class of torch\.optim"),
+        ({"optimizer_class": "adam"}, r"'optimizer_class' must be .* \(got 'adam'\)"),
         ({"adapter_model": "linear"}, r"'adapter_model' must be a BaseAdapter \(got str\)"),
         ({"adapter_model": LinearLayer(5, 5)}, r"must take vectors of 32 dimensions.*\(got 5\)"),
         ({"adapter_model": LinearLayer(32, 16)}, r"must give vectors as long as it takes"),
@@ -475,26 +502,68 @@ def test_the_best_step_on_the_validation_set_is_kept(output):
 
 def test_a_validation_set_that_gets_worse_returns_the_base(output):
     """Trained one way and validated the other, no step is better than the base."""
-    validation = EmbeddingQAFinetuneDataset(
-        queries={f"q{i}": word for i, word in enumerate(ASKED)},
-        corpus={f"d{i}": word for i, word in enumerate(ASKED)},
-        relevant_docs={f"q{i}": [f"d{i}"] for i in range(12)},
-    )
-    engine = engine_for(synonyms(), output, val_dataset=validation)
+    engine = engine_for(synonyms(), output, val_dataset=one_word_each())
     engine.finetune()
     assert "was better than the base on the validation set" in engine.summary
     assert np.array_equal(engine.get_finetuned_model().to_numpy(), np.eye(32, dtype=np.float32))
 
 
-def test_training_stops_when_nothing_improves(output):
-    """With a patience of two, two looks after the best one are the last."""
-    log = log_of(
-        engine_for(synonyms(), output, val_dataset=hopeless(), epochs=50, patience=2), output
-    )
-    looks = [one["ndcg@10"] for one in log if "ndcg@10" in one]
-    best = max(range(len(looks)), key=looks.__getitem__)
-    assert len(looks) < 50
-    assert len(looks) <= best + 3
+@pytest.mark.parametrize("gains", [False, True])
+def test_training_stops_when_nothing_improves(output, gains):
+    """With a patience of two, two looks after the best one, or after the start, are the last."""
+    validation = synonyms(8, seed=1) if gains else one_word_each()
+    engine = engine_for(synonyms(), output, val_dataset=validation, epochs=50, patience=2, lr=1e-2)
+    looks = [one["ndcg@10"] for one in log_of(engine, output) if "ndcg@10" in one]
+    metrics = json.loads((engine_path(output) / "finetuning.json").read_text())["metrics"]
+    assert (metrics["best_step"] > 0) == gains
+    until_best = 1 + looks.index(max(looks)) if gains else 0
+    assert len(looks) == until_best + 2 < 50
+
+
+class Looked(HashEmbedding):
+    """Gives each text the vector that a table names."""
+
+    table: dict[str, list[float]]
+
+    def vector(self, text):
+        return self.table[text]
+
+
+def test_a_gain_that_the_report_does_not_show_is_none(output):
+    """The report counts twelve copies of a document that the adapter prefers; so does the choice.
+
+    One query gains two ranks; the other loses one to a text that is in the corpus twelve times.
+    """
+    eye = np.eye(4)
+    table = {
+        "first": eye[0],
+        "second": eye[1],
+        "above": eye[0] + 0.1 * eye[1],
+        "also above": eye[0] + 0.2 * eye[1],
+        "wanted": eye[2] + 0.1 * eye[0],
+        "also wanted": eye[1] + 0.1 * eye[3],
+        "copy": eye[3],
+    }
+    copies = {f"copy {i}": "copy" for i in range(12)}
+    texts = [one for one in table if one not in ("first", "second", "copy")]
+    fields = {
+        "queries": {"q0": "first", "q1": "second"},
+        "relevant_docs": {"q0": ["wanted"], "q1": ["also wanted"]},
+    }
+    corpus = {one: one for one in texts}
+    train = EmbeddingQAFinetuneDataset(corpus=corpus, **fields)
+    validation = EmbeddingQAFinetuneDataset(corpus={**corpus, **copies}, **fields)
+    adapter = LinearLayer(4, 4)
+    with torch.no_grad():
+        adapter.linear.weight.copy_(torch.eye(4)[[2, 3, 0, 1]])
+    base = Looked(dim=4, table={text: vector.tolist() for text, vector in table.items()})
+    engine = engine_for(train, output, base, adapter_model=adapter, val_dataset=validation, lr=1e-9)
+    engine.finetune()
+    metrics = json.loads((engine_path(output) / "finetuning.json").read_text())["metrics"]
+    assert "the base is handed back unchanged" in engine.summary
+    assert metrics["after"] == metrics["before"]
+    assert metrics["best_step"] == 0
+    assert np.array_equal(engine.get_finetuned_model().to_numpy(), np.eye(4, dtype=np.float32))
 
 
 def log_of(engine, output, **kwargs):
@@ -667,11 +736,21 @@ def test_custom_adapters(output):
 
 
 def test_a_custom_adapter_that_does_not_help(output):
-    """The base comes back as a LinearLayer, as a Gate could not be sure to hold it."""
-    engine = engine_for(hopeless(), output, adapter_model=Gate(32), auto=True)
-    engine.finetune()
-    assert describe_adapter_folder(output).adapter_class == "LinearLayer"
-    assert type(engine.get_finetuned_model().adapter) is LinearLayer
+    """The base comes back as a LinearLayer, as a Gate could not be sure to hold it.
+
+    The engine keeps the Gate as it was given, which another run then trains.
+    """
+    gate = Gate(32)
+    for options in ({"auto": True}, {"val_dataset": one_word_each(), "lr": 0.1}):
+        engine = engine_for(hopeless(), output, adapter_model=gate, **options)
+        engine.finetune()
+        assert "the base is handed back" in engine.summary
+        assert describe_adapter_folder(output).adapter_class == "LinearLayer"
+        assert type(engine.get_finetuned_model().adapter) is LinearLayer
+        assert engine.model is gate
+        assert torch.equal(gate.gate.cpu(), torch.ones(32))
+    engine.finetune(val_dataset=None, auto=False)
+    assert type(engine.get_finetuned_model().adapter) is Gate
 
 
 def test_an_adapter_that_saves_itself_needs_the_query_side(output):
@@ -702,6 +781,28 @@ def test_a_loss_that_is_not_finite_ends_the_training(output):
     with pytest.raises(TrainingError, match=r"The loss is nan.*Lower 'lr' \(got 0.001\)"):
         engine_for(synonyms(20), output, adapter_model=Exploding(32), epochs=1, lr=1e-3).finetune()
     assert not engine_path(output).exists()
+
+
+@pytest.mark.parametrize("failure", [KeyboardInterrupt, TrainingError])
+def test_a_training_that_ends_early_leaves_the_adapter_as_it_was(output, failure):
+    """After Ctrl-C or a loss that is not finite, another run starts where the first one did."""
+
+    class Failing(Gate):
+        steps = 0
+
+        def forward(self, embed):
+            self.steps += 1
+            if self.steps == 4 and failure is KeyboardInterrupt:
+                raise KeyboardInterrupt
+            return super().forward(embed) * (float("nan") if self.steps == 4 else 1.0)
+
+    adapter = Failing(32)
+    engine = engine_for(synonyms(20), output, adapter_model=adapter, epochs=2, lr=0.1)
+    with pytest.raises(failure):
+        engine.finetune()
+    assert torch.equal(adapter.gate.cpu(), torch.ones(32))
+    engine.finetune(lr=1e-3)
+    assert 0 < (adapter.gate.cpu() - 1).abs().max() < 0.02
 
 
 # Encoding

@@ -3,6 +3,7 @@
 import asyncio
 import copy
 import pickle
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -32,6 +33,7 @@ from llama_index.finetuning.embeddings.adapters import (
     save_adapter,
 )
 from llama_index.finetuning.embeddings.encoding import encode
+from llama_index.finetuning.embeddings.encoding.calls import has_query_batches, is_remote
 from llama_index.finetuning.embeddings.encoding.identity import identity
 
 DIM = 8
@@ -70,6 +72,62 @@ def mapped(vector):
     """Return the unit vector along ``MATRIX @ vector``."""
     product = MATRIX.numpy() @ np.asarray(vector)
     return product / np.linalg.norm(product)
+
+
+def test_texts_are_encoded_as_those_of_the_base(tmp_path, path):
+    """With an adapter of queries, texts come from the base's cache and go by its settings."""
+    base = HashEmbedding(dim=DIM, num_workers=3)
+    cache = tmp_path / "cache"
+    expected = encode(base, ["amber", "bridge"], "text", cache_dir=cache)
+    queries = encode(base, ["amber"], "query", cache_dir=cache)
+    model = AdapterEmbeddingModel(base, path)
+    assert model.num_workers == 3
+    assert np.array_equal(encode(model, ["amber", "bridge"], "text", cache_dir=cache), expected)
+    assert base.text_batches == [2]
+    assert not np.allclose(encode(model, ["amber"], "query", cache_dir=cache), queries)
+    both = AdapterEmbeddingModel(base, folder_of(tmp_path, linear(), transform="both"))
+    changed = encode(both, ["amber", "bridge"], "text", cache_dir=cache)
+    assert np.allclose(changed[0], mapped(base.vector("amber")), atol=1e-6)
+    off = AdapterEmbeddingModel(base, path, transform_query=False)
+    assert np.array_equal(encode(off, ["amber"], "query", cache_dir=cache), queries)
+    assert off.model_for("query") is off.model_for("text") is base
+
+
+def test_a_batch_size_of_the_wrapper_holds_for_the_base(path):
+    """Texts that go straight to the base go in batches as large as the wrapper's."""
+    base = HashEmbedding(dim=DIM)
+    encode(AdapterEmbeddingModel(base, path, embed_batch_size=2), ["a", "b", "c"], "text")
+    assert base.text_batches == [2, 1]
+    assert base.embed_batch_size == 10
+
+
+def test_an_adapter_is_called_as_its_base_is(path):
+    """Behind an API, or without a batch call for queries, the adapter's queries go likewise."""
+    threads = set()
+
+    class Remote(HashEmbedding):
+        api_key: str = "key"
+
+        def _get_query_embedding(self, query):
+            threads.add(threading.current_thread().name)
+            return super()._get_query_embedding(query)
+
+    model = AdapterEmbeddingModel(Remote(dim=DIM), path)
+    assert is_remote(model)
+    assert not has_query_batches(model)
+    encode(model, ["amber", "bridge"], "query")
+    assert threading.main_thread().name not in threads
+
+
+def test_each_side_of_a_pair_is_encoded_as_its_model(tmp_path):
+    """Queries and texts of a pair are those of its models, also in the cache."""
+    first, second = HashEmbedding(dim=DIM), HashEmbedding(dim=DIM, model_name="other")
+    encode(first, ["amber"], "query", cache_dir=tmp_path)
+    encode(second, ["amber"], "text", cache_dir=tmp_path)
+    pair = AsymmetricEmbeddingModel(first, second)
+    encode(pair, ["amber"], "query", cache_dir=tmp_path)
+    encode(pair, ["amber"], "text", cache_dir=tmp_path)
+    assert (first.query_calls, second.text_batches) == (1, [1])
 
 
 def test_queries_pass_through_the_adapter_and_texts_do_not(path):

@@ -279,6 +279,23 @@ def test_an_adapter_that_saves_itself(tmp_path):
     assert torch.equal(load_adapter(tmp_path, SavesItself)[0].gate, adapter.gate)
 
 
+@pytest.mark.parametrize("kind", [classmethod, staticmethod])
+def test_an_adapter_that_only_loads_itself(tmp_path, kind):
+    """The folder that it inherits still says whose vectors it is for, and how long they are."""
+
+    def load(*arguments):
+        adapter = Gate(6)
+        adapter.gate.data.fill_(7)
+        return adapter
+
+    own = type("LoadsItself", (Gate,), {"load": kind(load)})
+    base = MockEmbedding(embed_dim=6)
+    save_adapter(own(6), tmp_path, transform="both", embed_model=base, dimension=6)
+    adapter, description = load_adapter(tmp_path, own)
+    assert adapter.gate.tolist() == [7] * 6
+    assert (description.transform, description.dimension) == ("both", 6)
+
+
 def test_an_adapter_class_of_the_retired_package(tmp_path):
     """A class that shares the retired interface and no code with us is served through it."""
 

@@ -401,6 +401,42 @@ def test_generate_needs_one_source(run, documents, choice):
     assert "'--llm' / '--pseudo'" in outcome.err
 
 
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--api-base", "http://x"),
+        ("--questions", 2),
+        ("--style", "exam"),
+        ("--language", "French"),
+        ("--sample-size", 2),
+        ("--workers", 8),
+    ],
+)
+def test_generate_refuses_what_only_an_llm_heeds(run, documents, option, value):
+    """With --pseudo such an option, also with its default value, would do nothing."""
+    outcome = run("generate", documents, "-o", "a.json", "--pseudo", option, value)
+    assert outcome.code == 2
+    assert f"'{option}'" in outcome.err
+    assert "leave it out with --pseudo" in outcome.err
+    assert not Path("a.json").exists()
+
+
+def test_generate_keeps_its_defaults_for_an_llm(run, documents, integration, monkeypatch):
+    """What is not given has the value that the help names."""
+    seen = {}
+
+    def spy(nodes, llm, **options):
+        seen.update(options)
+        return tiny_dataset()
+
+    monkeypatch.setattr(embeddings, "generate_qa_embedding_pairs", spy)
+    integration("cockatoo", name="Cockatoo", exported=["Cockatoo"])
+    assert run("generate", documents, "-o", "x.json", "--llm", "cockatoo:a").code == 0
+    assert (seen["num_questions_per_chunk"], seen["num_workers"]) == (2, 8)
+    shown = run("generate", "--help").out
+    assert shown.count("[default: 2]") == shown.count("[default: 8]") == 1
+
+
 def test_generate_leaves_out_what_is_no_text(run, documents, caplog):
     """Files that would be read as rubbish are left out and named, with what would read them."""
     (documents / "paper.pdf").write_bytes(b"%PDF-1.7\nstream")

@@ -96,7 +96,9 @@ def test_long_texts_go_in_small_batches_on_a_cpu():
     """On a CPU a batch holds few long texts or many short ones, unless its size is given."""
 
     class OnCpu(HashEmbedding):
+        max_length: int | None = None
         _device: str = PrivateAttr(default="cpu")
+        _parallel_process: bool = PrivateAttr(default=False)
 
     texts = [f"{i} " + "amber " * 1000 for i in range(5)] + [f"short {i}" for i in range(10)]
     own, told, elsewhere = OnCpu(), OnCpu(), HashEmbedding()
@@ -106,6 +108,50 @@ def test_long_texts_go_in_small_batches_on_a_cpu():
     assert own.embed_batch_size == 10
     assert own.text_batches == [2, 2, 2, 9]
     assert told.text_batches == elsewhere.text_batches == [10, 5]
+    several = OnCpu()
+    several._parallel_process = True
+    encode(several, texts, "text")
+    assert several.text_batches == [10, 5]
+    # A model that reads 512 tokens at most leaves off the rest of what is longer.
+    truncating = OnCpu(max_length=512)
+    encode(truncating, [f"{i} " + "amber " * 10_000 for i in range(10)], "text")
+    assert truncating.text_batches == [8, 2]
+
+
+def test_queries_without_a_batch_call_go_one_by_one(tmp_path):
+    """All workers are busy, and a failure costs no other query again."""
+    together = threading.Barrier(3, timeout=10)
+
+    class Meeting(HashEmbedding):
+        fails: bool = False
+
+        def _get_query_embedding(self, query):
+            if self.fails and query == "c":
+                raise ValueError("refused")
+            if not self.fails:
+                together.wait()
+            return super()._get_query_embedding(query)
+
+    queries = ["amber", "bridge", "c"]
+    encode(Meeting(num_workers=3), queries, "query")
+    with pytest.raises(EncodingError, match=r"failed on 1 texts \(first: number 2\)"):
+        encode(Meeting(fails=True), queries, "query", cache_dir=tmp_path)
+    again = Meeting(fails=True)
+    encode(again, queries[:2], "query", cache_dir=tmp_path)
+    assert again.query_calls == 0
+
+
+def test_queries_with_a_batch_call_go_in_batches():
+    """A model's own batch call for queries gets as many as a batch holds."""
+    sizes = []
+
+    class Batched(HashEmbedding):
+        def get_query_embedding_batch(self, queries):
+            sizes.append(len(queries))
+            return [self.vector(query) for query in queries]
+
+    encode(Batched(), [f"query {i}" for i in range(15)], "query")
+    assert sizes == [10, 5]
 
 
 def test_huggingface_queries_go_in_batches(tiny_bert_dir, monkeypatch):
@@ -277,6 +323,36 @@ def test_identity_leaves_out_keys_and_speed():
         api_key: str = "a"
 
     assert identity(Remote()) == identity(Remote(api_key="b", embed_batch_size=99))
+
+
+def test_identity_follows_public_fields():
+    """Wrappers of different models, or of differing weights, are different models."""
+    import torch
+
+    class Wrapper(HashEmbedding):
+        inner: object = None
+
+    def layer(value):
+        module = torch.nn.Linear(2, 2)
+        with torch.no_grad():
+            module.weight.fill_(value)
+            module.bias.zero_()
+        return module
+
+    one, other = HashEmbedding(model_name="one"), HashEmbedding(model_name="other")
+    for first, second in (
+        (one, other),
+        ([one, one], [one, other]),
+        ({"a": one}, {"a": other}),
+        (layer(1.0), layer(2.0)),
+        ([layer(1.0)], [layer(2.0)]),
+    ):
+        assert identity(Wrapper(inner=first)) != identity(Wrapper(inner=second))
+    assert identity(Wrapper(inner=one)) == identity(Wrapper(inner=HashEmbedding(model_name="one")))
+    assert identity(Wrapper(inner=layer(1.0))) == identity(Wrapper(inner=layer(1.0)))
+    # Whatever else has no form in JSON counts by its class, a class of modules too.
+    assert identity(Wrapper(inner=object())) == identity(Wrapper(inner=object()))
+    assert identity(Wrapper(inner=torch.nn.Linear)) == identity(Wrapper(inner=dict))
 
 
 def test_identity_sees_the_weights(tiny_bert_dir):

@@ -83,6 +83,19 @@ def test_judgements_that_do_not_fit_are_refused_before_embedding(relevance, mess
     assert model.text_batches == []
 
 
+def test_a_long_chain_is_one_cluster():
+    """Each query shares a chunk with the next one, in any order; one apart keeps its own label."""
+    n_queries = 3000
+    places = np.random.default_rng(0).permutation(n_queries).tolist()
+    relevant_docs = {f"q{i}": [f"d{i}", f"d{i + 1}"] for i in places}
+    relevant_docs = {"apart": [f"d{n_queries + 1}"], **relevant_docs}
+    dataset = dataset_of(relevant_docs, n_documents=n_queries + 2)
+    labels = Judgements(dataset).clusters()
+    assert labels.shape == (n_queries + 1,)
+    assert labels[0] == 0
+    assert set(labels[1:].tolist()) == {1}
+
+
 def test_queries_that_share_documents_form_clusters():
     """Query b shares d0 with a and d1 with c, so the three are one cluster; e stands alone."""
     dataset = dataset_of({"a": ["d0"], "e": ["d3"], "b": ["d1", "d0"], "c": ["d1"]})

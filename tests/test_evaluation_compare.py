@@ -4,6 +4,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from fakes import HashEmbedding, tiny_dataset
 
 from llama_index.finetuning.embeddings import (
@@ -12,6 +13,8 @@ from llama_index.finetuning.embeddings import (
     EmbeddingQAFinetuneDataset,
     MissingExtraError,
 )
+from llama_index.finetuning.embeddings.adapter_embedding import AdapterEmbeddingModel
+from llama_index.finetuning.embeddings.adapters import LinearLayer
 from llama_index.finetuning.embeddings.evaluation import (
     compare_results,
     evaluate_rankings,
@@ -250,6 +253,25 @@ def test_arguments_of_a_comparison_are_checked_first(models, options, message):
     """What can't work is refused before a model is called."""
     with pytest.raises(ConfigurationError, match=message):
         evaluate_systems(models, tiny_dataset(), OPTIONS, metric="ndcg@10", **options)
+
+
+def test_a_base_and_its_adapters_share_the_vectors_of_the_documents(tmp_path):
+    """Each document is embedded once, for the base and for two adapters of queries."""
+    dataset = tiny_dataset()
+    base = HashEmbedding()
+    models = {"base": base}
+    for name in ("one", "other"):
+        adapter = LinearLayer(32, 32)
+        torch.nn.init.orthogonal_(adapter.linear.weight)
+        adapter.save(tmp_path / name)
+        models[name] = AdapterEmbeddingModel(base, str(tmp_path / name))
+    results, _ = evaluate_systems(models, dataset, OPTIONS, metric="ndcg@10")
+    assert sorted(base.texts_seen) == sorted(set(dataset.corpus.values()))
+    assert base.query_calls == 3 * len(dataset.queries)
+    for name, model in models.items():
+        alone = evaluate_retrieval(model, dataset, k_values=OPTIONS.k_values)
+        assert results[name].metrics == alone.metrics
+    assert results["one"].metrics != results["other"].metrics
 
 
 def test_missing_bm25s_is_named_with_its_extra(monkeypatch):

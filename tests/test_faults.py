@@ -192,7 +192,7 @@ def test_generation_on_a_full_disk_goes_on_later(tmp_path):
     """The answers that were written before the disk was full are not paid for again."""
     with writes_end_at(300), pytest.raises(OutputError, match="File too large"):
         generate(LLM(), tmp_path)
-    assert names(tmp_path) == ["set.json.journal.jsonl"]
+    assert names(tmp_path) == [".set.json.lock", "set.json.journal.jsonl"]
     n_kept = len((tmp_path / "set.json.journal.jsonl").read_bytes().splitlines())
     llm = LLM(asked=[])
     assert len(generate(llm, tmp_path).queries) == 3
@@ -206,7 +206,7 @@ def test_an_llm_that_is_interrupted_or_exits(tmp_path, llm_class, error):
     """The caller gets the interruption, the answers before it are kept, a later call works."""
     with pytest.raises(type(error)):
         generate(llm_class(acts={PEOPLE[1]: error}), tmp_path)
-    assert names(tmp_path) == ["set.json.journal.jsonl"]
+    assert names(tmp_path) == [".set.json.lock", "set.json.journal.jsonl"]
     llm = llm_class(asked=[])
     assert list(generate(llm, tmp_path).queries.values()) == [f"Who is {one}?" for one in PEOPLE]
     assert llm.asked == list(PEOPLE[1:])

@@ -12,6 +12,7 @@ from llama_index.finetuning.embeddings.files import (
     atomic_file,
     atomic_folder,
     check_writable,
+    output_lock,
 )
 
 
@@ -43,6 +44,21 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, error):
         write()
     assert (tmp_path / "a.txt").read_text() == "old"
     assert names(tmp_path) == ["a.txt"]
+
+
+def test_a_file_can_be_locked(tmp_path):
+    """One holder at a time, whether or not the file is there; remains of killed writes go."""
+    left = tmp_path / f".a.json.{'0' * 32}.tmp"
+    left.write_text("half")
+    for _ in range(2):
+        with output_lock(tmp_path / "a.json", name="out", folder=False):
+            assert not left.exists()
+            with pytest.raises(OutputError, match="'out' must not be in use"):  # noqa: SIM117
+                with output_lock(tmp_path / "a.json", name="out", folder=False):
+                    pass
+            (tmp_path / "a.json").write_text("{}")
+    assert (tmp_path / "a.json").read_text() == "{}"
+    assert names(tmp_path) == [".a.json.lock", "a.json"]
 
 
 def fill(path, **contents):

@@ -69,6 +69,8 @@ def test_a_positive_is_no_negative_of_the_same_query():
         ([("q", "a"), ("q", ""), (None, "a"), ("q", [])], r"3 rows .* rows '2', '3', '4'"),
         ([("q", "a", [" "])], r"1 rows .* rows '1'"),
         ([("q", 5 * ["a"], [3])], r"1 rows"),
+        ([("q", "a"), ("q", float("nan"))], r"1 rows .* rows '2'"),
+        ([("q", "a", 7)], r"1 rows .* rows '1'"),
         (["qa"], r"A pair must be .* \(got 'qa' as pair 1\)"),
         ([("q", "a"), ("q",)], r"\(got \('q',\) as pair 2\)"),
         ([], "no queries"),
@@ -293,6 +295,39 @@ def test_faulty_hf_datasets(data, kwargs, error, message):
         EmbeddingQAFinetuneDataset.from_hf_dataset(data, **kwargs)
 
 
+def test_hf_columns_of_all_rows():
+    """A column that the first dictionary lacks is a column as well."""
+    rows = [{"query": "q", "positive": "a"}, {"query": "r", "positive": "b", "negative": "c"}]
+    dataset = EmbeddingQAFinetuneDataset.from_hf_dataset(rows)
+    assert by_text(dataset) == {"q": (["a"], []), "r": (["b"], ["c"])}
+
+
+def hf_tables(query="q", title="T", text="a"):
+    """The three tables, of a query, a relevant document, and one that nothing names."""
+    return {
+        "queries": [{"_id": "1", "text": query}],
+        "corpus": [{"_id": "d", "title": title, "text": text}, {"_id": "e", "text": None}],
+        "qrels": [{"query-id": "1", "corpus-id": "d", "score": 1}],
+    }
+
+
+def test_hf_nulls_are_no_words():
+    """A null adds nothing to a title or a text, and an unnamed document without a text goes."""
+    dataset = EmbeddingQAFinetuneDataset.from_hf_dataset(hf_tables(title=None))
+    assert dataset.corpus == {"d": "a"}
+    dataset = EmbeddingQAFinetuneDataset.from_hf_dataset(hf_tables(text=None))
+    assert dataset.corpus == {"d": "T "}
+
+
+@pytest.mark.parametrize(
+    "tables", [hf_tables(query=None), hf_tables(title=None, text=None)], ids=["query", "document"]
+)
+def test_hf_nulls_where_a_text_is_needed(tables):
+    """They are refused as empty texts are."""
+    with pytest.raises(DatasetError, match="empty"):
+        EmbeddingQAFinetuneDataset.from_hf_dataset(tables)
+
+
 def test_unknown_layout():
     """The layouts are named."""
     with pytest.raises(ConfigurationError, match=r"'layout' must be in .* \(got 'rows'\)"):
@@ -361,6 +396,35 @@ def test_argilla_labels_of_other_values():
     assert by_text(dataset) == {"q": (["a"], ["b"])}
     with pytest.raises(DatasetError, match=r"must be in \('yes',\) \(got \{'4': 1, '1': 1\}\)"):
         EmbeddingQAFinetuneDataset.from_argilla(records, label_question="relevant")
+
+
+@pytest.mark.parametrize("text", [None, " ", [{"role": "user", "content": "q"}]], ids=repr)
+def test_argilla_errors_count_records(text):
+    """With labels as without, the number is the record's own, also of a chat field."""
+    records = [
+        record("q", "a", answered("yes")),
+        record("q", "b", answered("no")),
+        record(None, "b"),  # without a label: left out
+        record(text, "c", answered("yes")),
+        record("r", text, answered("no")),
+    ]
+    with pytest.raises(DatasetError, match=r"2 rows .* rows '4', '5' \(counted from 1\)"):
+        EmbeddingQAFinetuneDataset.from_argilla(records, label_question="relevant")
+
+
+@pytest.mark.parametrize(
+    "labelled",
+    [
+        record("q", "a", answered(["yes", "clear"])),
+        record("q", "a", suggestion={"question_name": "relevant", "value": ["yes"]}),
+    ],
+    ids=["answered", "suggested"],
+)
+def test_argilla_questions_with_several_labels(labelled):
+    """They are refused by name: a list of labels is none that a record could go by."""
+    message = r"'label_question' must be a question with one label .*'relevant'.*\['yes'"
+    with pytest.raises(ConfigurationError, match=message):
+        EmbeddingQAFinetuneDataset.from_argilla([labelled], label_question="relevant")
 
 
 def test_argilla_exports():

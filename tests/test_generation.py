@@ -16,6 +16,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from fakes import HashEmbedding
 from hypothesis import given
 from hypothesis import strategies as st
 from llama_index.core.bridge.pydantic import PrivateAttr
@@ -26,9 +27,11 @@ from llama_index.finetuning.embeddings import (
     ConfigurationError,
     DatasetFileError,
     EmbeddingQAFinetuneDataset,
+    EncodingError,
     GenerationError,
     OutputError,
 )
+from llama_index.finetuning.embeddings.encoding import encode
 from llama_index.finetuning.embeddings.generation import (
     QA_PROMPTS,
     agenerate_qa_embedding_pairs,
@@ -38,7 +41,8 @@ from llama_index.finetuning.embeddings.generation import (
 )
 from llama_index.finetuning.embeddings.generation.calls import Calls
 from llama_index.finetuning.embeddings.generation.journal import Entry, Journal, Key
-from llama_index.finetuning.embeddings.generation.retry import Pace, is_permanent, told_wait
+from llama_index.finetuning.embeddings.generation.retry import Pace, told_wait
+from llama_index.finetuning.embeddings.service_errors import is_permanent
 
 TEMPLATE = "{context_str}\n---\n{num_questions_per_chunk}"
 
@@ -309,6 +313,148 @@ def test_two_sync_calls_share_one_event_loop(options, tmp_path):
     generate_qa_embedding_pairs(make_nodes("a"), LoopLLM(), **options)
     generate_qa_embedding_pairs(make_nodes("b"), LoopLLM(), **options)
     assert loops[0] is loops[1]
+
+
+NESTED = textwrap.dedent(
+    """
+    import sys
+    from llama_index.core.llms.mock import MockLLM
+    from llama_index.core.schema import TextNode
+    from llama_index.finetuning.embeddings.generation import generate_qa_embedding_pairs
+
+    def run(name, **options):
+        nodes = [TextNode(id_="n", text="Who is Ann?")]
+        generate_qa_embedding_pairs(
+            nodes, MockLLM(), "{context_str}", 1, output_path=f"{sys.argv[1]}/{name}",
+            verbose=False, filters=(), **options,
+        )
+        print(name)
+
+    run("outer", on_finish=lambda report: run("inner"))
+    """
+)
+
+
+INTERRUPTED = textwrap.dedent(
+    """
+    import asyncio, os, signal, sys
+    from llama_index.core.llms.mock import MockLLM
+    from llama_index.core.schema import TextNode
+    from llama_index.finetuning.embeddings.generation import generate_qa_embedding_pairs
+
+    # A process that was started in the background ignores it otherwise.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    class WaitingLLM(MockLLM):
+        async def acomplete(self, prompt, formatted=False, **kwargs):
+            await asyncio.sleep(0)
+            os.kill(os.getpid(), signal.SIGINT)
+            await asyncio.Event().wait()
+
+    def run(llm):
+        nodes = [TextNode(id_="n", text="Who is Ann?")]
+        return generate_qa_embedding_pairs(
+            nodes, llm, "{context_str}", 1, output_path=sys.argv[1], verbose=False, filters=()
+        )
+
+    try:
+        run(WaitingLLM())
+    except KeyboardInterrupt:
+        print(*run(MockLLM()).queries.values())
+    """
+)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs SIGINT")
+def test_an_interrupted_caller_can_call_again_at_once(tmp_path):
+    """After Ctrl-C the first run has let go of the output when its caller goes on."""
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED, str(tmp_path / "set.json")],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.stdout == "Who is Ann?\n"
+
+
+def test_a_callback_can_generate_itself(tmp_path):
+    """The callback of the function that blocks runs in the caller's thread: no deadlock."""
+    done = subprocess.run(  # a process of its own, since one that hangs can't be ended in here
+        [sys.executable, "-c", NESTED, str(tmp_path)],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.stdout.split() == ["inner", "outer"]
+
+
+def test_the_callback_runs_in_the_callers_thread(options):
+    """Of the function that blocks, once and with the report."""
+    called = []
+    options["on_finish"] = lambda report: called.append((threading.get_ident(), report.questions))
+    generate_qa_embedding_pairs(make_nodes("Ann"), AsyncLLM(), **options)
+    assert called == [(threading.get_ident(), 2)]
+
+
+class WaitingLLM(AsyncLLM):
+    """Answers about Ann, then lets others go on and waits for them at Bob."""
+
+    _waits: asyncio.Event = PrivateAttr(default_factory=asyncio.Event)
+    _go_on: asyncio.Event = PrivateAttr(default_factory=asyncio.Event)
+
+    @property
+    def waits(self) -> asyncio.Event:
+        return self._waits
+
+    @property
+    def go_on(self) -> asyncio.Event:
+        return self._go_on
+
+    async def acomplete(
+        self, prompt: str, formatted: bool = False, **kwargs: Any
+    ) -> CompletionResponse:
+        await asyncio.sleep(0)
+        if prompt.startswith("Bob"):
+            self._waits.set()
+            await self._go_on.wait()
+        return self.answer(prompt)
+
+
+def test_a_second_run_into_one_place_is_refused(options):
+    """While the first one is under way; the journal stays whole, and nothing is paid for twice."""
+    first, second = WaitingLLM(), AsyncLLM()
+    nodes = make_nodes("Ann", "Bob")
+    journal = Path(options["output_path"] + ".journal.jsonl")
+
+    async def both() -> EmbeddingQAFinetuneDataset:
+        run = asyncio.ensure_future(
+            agenerate_qa_embedding_pairs(nodes, first, num_workers=1, **options)
+        )
+        await first.waits.wait()
+        # As if the first one were in the middle of writing: what a second Journal cuts off.
+        with journal.open("ab") as stream:
+            stream.write(b"{")
+        before = journal.read_bytes()
+        with pytest.raises(OutputError, match="'output_path' must not be in use"):
+            await agenerate_qa_embedding_pairs(nodes, second, **options)
+        assert await asyncio.to_thread(refused_in_a_thread)
+        assert journal.read_bytes() == before
+        os.truncate(journal, len(before) - 1)
+        first.go_on.set()
+        return await run
+
+    def refused_in_a_thread() -> bool:
+        with pytest.raises(OutputError, match="another run is writing"):
+            generate_qa_embedding_pairs(nodes, second, **options)
+        return True
+
+    dataset = asyncio.run(both())
+    assert len(dataset.queries) == 4
+    assert [line["node_id"] for line in journal_lines(options)] == ["n-Ann", "n-Bob"]
+    assert second.texts == []
+    assert generate_qa_embedding_pairs(nodes, second, **options) == dataset
 
 
 def test_async_function_runs_in_the_callers_loop(options):
@@ -593,7 +739,28 @@ def test_a_file_of_the_retired_package_is_continued(options):
     assert again.queries == {"q3": "Who was Cid?"}
 
 
-@pytest.mark.parametrize("content", ['{"queries": {', "[]", '{"queries": {}}', "\x00"])
+def test_a_file_with_a_byte_order_mark_is_continued(options):
+    """What from_json reads is read here as well."""
+    path = Path(options["output_path"])
+    whole = generate_qa_embedding_pairs(make_nodes("Ann"), AsyncLLM(), **options)
+    path.with_name("set.json.journal.jsonl").unlink()
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert EmbeddingQAFinetuneDataset.from_json(path) == whole
+    llm = AsyncLLM()
+    assert generate_qa_embedding_pairs(make_nodes("Ann"), llm, **options) == whole
+    assert llm.texts == []
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"queries": {',
+        "[]",
+        '{"queries": {}}',
+        "\x00",
+        pytest.param("[" * 200_000 + "]" * 200_000, id="nested"),
+    ],
+)
 def test_a_file_that_is_no_dataset_is_not_overwritten(options, content):
     """Something else at the output path stops the run before any call."""
     Path(options["output_path"]).write_text(content, "utf-8")
@@ -809,7 +976,7 @@ def test_an_unusable_place_is_refused_before_any_call(options, tmp_path):
     with pytest.raises(ConfigurationError, match="'output_path' must be a file"):
         generate_qa_embedding_pairs(make_nodes("a"), llm, **options | {"output_path": tmp_path})
     (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match="journal"):
+    with pytest.raises(OutputError, match=r"Can't write .*set\.json"):
         generate_qa_embedding_pairs(
             make_nodes("a"), llm, **options | {"output_path": tmp_path / "file" / "set.json"}
         )
@@ -974,6 +1141,30 @@ def test_permanent_errors(status, expected):
     assert is_permanent(http_error(status)) is expected
     assert not is_permanent(http_error(500))
     assert not is_permanent(RuntimeError())
+
+
+def test_a_missing_key_is_permanent():
+    """OpenAI's client raises its base class itself before it asks; a lost connection may pass."""
+    openai = pytest.importorskip("openai")
+    httpx = pytest.importorskip("httpx")
+    assert is_permanent(openai.OpenAIError("no key"))
+    assert not is_permanent(openai.APIConnectionError(request=httpx.Request("POST", "http://x")))
+
+
+@pytest.mark.parametrize(("status", "calls"), [(401, 1), (503, 3)], ids=["refused", "may pass"])
+def test_a_refused_embedding_is_not_repeated(monkeypatch, status, calls):
+    """Embedding heeds the same rule: a wrong key is asked with once, a busy service three times."""
+    monkeypatch.setattr(sys.modules[encode.__module__], "_RETRY_WAITS", (0.0, 0.0))
+
+    class Refusing(HashEmbedding):
+        def _get_text_embeddings(self, texts: list[str]) -> list[list[float]]:
+            super()._get_text_embeddings(texts)
+            raise http_error(status, text="no such key")
+
+    model = Refusing()
+    with pytest.raises(EncodingError, match="no such key"):
+        encode(model, ["amber"], "text")
+    assert len(model.text_batches) == calls
 
 
 class FakeTime:

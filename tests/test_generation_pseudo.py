@@ -42,6 +42,24 @@ def test_a_title_in_the_metadata_counts_and_equal_titles_are_one_query():
 
 
 @pytest.mark.parametrize(
+    ("text", "body"),
+    [
+        ("JavaScript is no Java.", "JavaScript is no Java."),
+        ("Java: it is no JavaScript.", ": it is no JavaScript."),
+        ("Java", None),
+    ],
+)
+def test_a_title_is_cut_off_at_the_end_of_a_word_only(text, body):
+    """Where the text's first word is a longer one than the title, it stays whole."""
+    nodes = [
+        TextNode(id_="n", text=text, metadata={"title": "Java"}),
+        TextNode(id_="o", text="Another one.", metadata={"title": "Other"}),
+    ]
+    found = pairs(pseudo_query_pairs(nodes, method="title"))
+    assert found.get("Java", [None]) == [body]
+
+
+@pytest.mark.parametrize(
     ("text", "sentence", "rest"),
     [
         ("Prices rose in May. Then they fell.", "Prices rose in May.", "Then they fell."),

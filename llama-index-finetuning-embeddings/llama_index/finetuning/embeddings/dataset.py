@@ -259,6 +259,7 @@ class EmbeddingQAFinetuneDataset(BaseModel):
             split: The name of the file in ``qrels``.
 
         Raises:
+            ConfigurationError: ``split`` can't be the name of a file.
             DatasetError: An id holds the character NUL.
             OutputError: The folder can't be written.
         """
@@ -331,7 +332,8 @@ class EmbeddingQAFinetuneDataset(BaseModel):
         label or a tie are left out.
 
         Raises:
-            ConfigurationError: A field was not found.
+            ConfigurationError: A field was not found, or ``label_question`` has answers of several
+                labels at once.
             DatasetError: There are no records, or none is relevant, or texts are missing.
         """
         read = argilla.read_argilla(

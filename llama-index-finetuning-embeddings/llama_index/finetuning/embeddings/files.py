@@ -116,22 +116,23 @@ def write_json(path: Path, data: Any) -> None:
 
 
 @contextlib.contextmanager
-def output_lock(path: str | os.PathLike[str], *, name: str) -> Iterator[None]:
-    """Keep all others, in this process and elsewhere, from writing a folder while the block runs.
+def output_lock(path: str | os.PathLike[str], *, name: str, folder: bool = True) -> Iterator[None]:
+    """Keep all others, in this process and elsewhere, from writing an output while the block runs.
 
-    What a run that was killed left beside the folder is removed, or put back in its place.
-    The lock is the system's, on a hidden file beside the folder (``.<folder>.lock``): it ends
+    What a run that was killed left beside the output is removed, or put back in its place.
+    The lock is the system's, on a hidden file beside the output (``.<name>.lock``): it ends
     with the process that holds it, however that ends. The empty file stays, since a process that
     has it open could otherwise hold the lock together with one that made a new file.
 
     Args:
-        path: The folder to be.
+        path: The folder or file to be.
         name: The argument that gave it, for the message.
+        folder: Whether it is a folder, which must be one that may be replaced; else a file.
 
     Raises:
-        OutputError: Somebody else holds the lock, or the folder can't be written.
+        OutputError: Somebody else holds the lock, or the output can't be written.
     """
-    target = _folder_place(path)
+    target = _folder_place(path) if folder else _place(path)
     lock = FileLock(target.with_name(f".{_short(target)}.lock"), timeout=0)
     with output_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -219,7 +220,7 @@ def _short(target: Path) -> str:
 
 
 def _clear_remains(target: Path) -> None:
-    """Remove what killed runs left beside a folder that this process has locked."""
+    """Remove what killed runs left beside an output that this process has locked."""
     named = re.compile(rf"\.{re.escape(_short(target))}\.[0-9a-f]{{32}}\.(tmp|old)")
     for entry in list(target.parent.iterdir()):
         found = named.fullmatch(entry.name)

@@ -21,6 +21,7 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     Raises:
         UnicodeDecodeError: The file is not UTF-8.
         ValueError: It holds no whole JSON.
+        RecursionError: It is nested too deeply.
         OSError: It can't be read.
     """
     with Path(path).open(encoding="utf-8-sig") as stream:

@@ -7,7 +7,7 @@ is relevant to a query is never its negative, under whatever id it stands in the
 from collections import defaultdict
 
 from llama_index.finetuning.embeddings.dataset import EmbeddingQAFinetuneDataset
-from llama_index.finetuning.embeddings.duplicates import text_key
+from llama_index.finetuning.embeddings.duplicates import text_key, text_keys
 
 
 class RelevanceIndex:
@@ -22,17 +22,20 @@ class RelevanceIndex:
     """
 
     def __init__(self, dataset: EmbeddingQAFinetuneDataset) -> None:
-        keys: dict[str, int] = {}
-        self.key_of: dict[str, int] = {
-            docid: keys.setdefault(text_key(text), len(keys))
-            for docid, text in dataset.corpus.items()
-        }
-        self.n_keys = len(keys)
+        self.key_of: dict[str, int] = text_keys(dataset.corpus)
+        self.n_keys = len(set(self.key_of.values()))
         self._text_of = {qid: text_key(text) for qid, text in dataset.queries.items()}
         relevant: defaultdict[str, set[int]] = defaultdict(set)
         for qid, text in self._text_of.items():
             relevant[text].update(self.key_of[docid] for docid in dataset.relevant_docs[qid])
         self._relevant = {text: frozenset(found) for text, found in relevant.items()}
+
+    def first_ids(self) -> list[str]:
+        """Return, for every key, the first document of the corpus that has it."""
+        first: dict[int, str] = {}
+        for docid, key in self.key_of.items():
+            first.setdefault(key, docid)
+        return list(first.values())
 
     def relevant_keys(self, query_id: str) -> frozenset[int]:
         """Return the keys of all documents that are relevant to a query."""

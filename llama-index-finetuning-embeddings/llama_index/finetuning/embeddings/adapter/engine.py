@@ -20,6 +20,7 @@ from llama_index.finetuning.embeddings.adapter.checks import (
 )
 from llama_index.finetuning.embeddings.adapter.options import TrainingOptions, parse
 from llama_index.finetuning.embeddings.adapter.run import Run, Vectors
+from llama_index.finetuning.embeddings.adapter.selection import copy_of
 from llama_index.finetuning.embeddings.adapter.vectors import Rows, rows_to_train_on
 from llama_index.finetuning.embeddings.adapter.writing import write_outcome
 from llama_index.finetuning.embeddings.adapter_embedding import AdapterEmbeddingModel
@@ -113,6 +114,7 @@ class EmbeddingAdapterFinetuneEngine(BaseFinetuningEngine):
         self._device = device
         self._dim = dim or stated_dimension(embed_model)
         self._model = adapter_model
+        self._written_class: type[BaseAdapter] | None = None
         self._check(parse(self._defaults, train_kwargs))
 
     @classmethod
@@ -151,7 +153,7 @@ class EmbeddingAdapterFinetuneEngine(BaseFinetuningEngine):
 
     @property
     def model(self) -> BaseAdapter:
-        """The adapter."""
+        """The adapter that is trained; as it was before where the base was handed back."""
         if self._model is None:
             self._model = LinearLayer(self.dim, self.dim, bias=self._bias)
         return self._model
@@ -161,6 +163,12 @@ class EmbeddingAdapterFinetuneEngine(BaseFinetuningEngine):
 
         Returns:
             The vectors of the queries and of the texts, each of shape ``(n_pairs, dim)``.
+
+        Raises:
+            ConfigurationError: An option of the constructor was changed to one that can't work,
+                or the vectors do not fit ``dim`` or the adapter.
+            EncodingError: The embedding model failed, or gave unusable vectors.
+            OutputError: The cache can't be written.
         """
         options = parse(self._defaults, self._train_kwargs)
         queries = self._encode([(query, query) for query, _ in batch], "query", options)
@@ -198,16 +206,24 @@ class EmbeddingAdapterFinetuneEngine(BaseFinetuningEngine):
             options,
             save_checkpoint=lambda step: self._checkpoint(step, options),
         )
-        outcome = run.outcome()
+        start = copy_of(self.model)
+        try:
+            outcome = run.outcome()
+        except BaseException:
+            # Another try is not to start from weights that were left half-way.
+            self.model.load_state_dict(start)
+            raise
         trained = time.perf_counter()
         self.summary = outcome.summary
         logger.info(outcome.summary)
+        adapter = self.model
         if outcome.is_base:
-            self._model = LinearLayer(self.dim, self.dim)
+            self.model.load_state_dict(start)
+            adapter = LinearLayer(self.dim, self.dim)
         seconds = {"embedding": embedded - began, "training": trained - embedded}
         self.report = write_outcome(
             self._model_output_path,
-            self.model,
+            adapter,
             options,
             outcome,
             dataset=self.dataset,
@@ -215,6 +231,7 @@ class EmbeddingAdapterFinetuneEngine(BaseFinetuningEngine):
             dimension=self.dim,
             seconds=seconds,
         )
+        self._written_class = type(adapter)
 
     def get_finetuned_model(self, **model_kwargs: Any) -> BaseEmbedding:
         """Load the finetuned model: the base with the adapter behind it.
@@ -225,7 +242,8 @@ class EmbeddingAdapterFinetuneEngine(BaseFinetuningEngine):
         Raises:
             ModelFolderError: ``finetune()`` has not written an adapter yet.
         """
-        model_kwargs.setdefault("adapter_cls", None if self._model is None else type(self._model))
+        own_class = None if self._model is None else type(self._model)
+        model_kwargs.setdefault("adapter_cls", self._written_class or own_class)
         return AdapterEmbeddingModel(self.embed_model, self._model_output_path, **model_kwargs)
 
     def _check(self, options: TrainingOptions) -> None:

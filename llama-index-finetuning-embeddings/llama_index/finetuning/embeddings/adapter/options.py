@@ -124,10 +124,11 @@ class TrainingOptions:
                 "'val_dataset' must be an EmbeddingQAFinetuneDataset (got "
                 f"{type(self.val_dataset).__name__})."
             )
-        if not issubclass(self.optimizer_class, torch.optim.Optimizer):
+        kind = self.optimizer_class
+        if not isinstance(kind, type) or not issubclass(kind, torch.optim.Optimizer):
             raise ConfigurationError(
                 "'optimizer_class' must be a class of torch.optim (got "
-                f"{self.optimizer_class.__name__})."
+                f"{getattr(kind, '__name__', repr(kind))})."
             )
 
     def parameters(self) -> dict[str, Any]:

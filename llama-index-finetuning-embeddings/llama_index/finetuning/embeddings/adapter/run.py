@@ -141,21 +141,26 @@ class Run:
         before = after = self._result(validation, None)
         best = _Best(float(scorer(None).mean()))
         best.offer(float(scorer(self._adapter).mean()), self._adapter, 0)
+        best.looks_since = 0  # the start is no look at what training brings
         steps = self._train(pulls(self._options), scorer, best)
-        if best.weights is None:
+        if best.weights is not None:
+            self._adapter.load_state_dict(best.weights)
+            after = self._result(validation, self._adapter)
+        # The scorer takes documents of one text as one, the result does not: they may disagree.
+        is_base = best.weights is None or after.metrics[_METRIC] < before.metrics[_METRIC]
+        if is_base:
+            after, best.step = before, 0
             summary = (
                 f"No step of {steps:,} was better than the base on the validation set (nDCG@10 "
                 f"{before.metrics[_METRIC]:.4f}): the base is handed back unchanged."
             )
         else:
-            self._adapter.load_state_dict(best.weights)
-            after = self._result(validation, self._adapter)
             summary = (
                 f"nDCG@10 on the validation set: {before.metrics[_METRIC]:.4f} before, "
                 f"{after.metrics[_METRIC]:.4f} after (best of {steps:,} steps: {best.step:,})."
             )
         return Outcome(
-            is_base=best.weights is None,
+            is_base=is_base,
             summary=summary,
             metrics={"before": before.metrics, "after": after.metrics, "best_step": best.step},
             log=self._log,

@@ -18,8 +18,14 @@ _ROWS_PER_BLOCK = 1 << 14
 def adapted(adapter: nn.Module, vectors: Tensor) -> Tensor:
     """Return the adapter's output for many vectors, scaled to length one, without gradients."""
     blocks = torch.split(vectors, _ROWS_PER_BLOCK)
-    with torch.inference_mode():
-        return torch.cat([F.normalize(adapter(rows), dim=-1) for rows in blocks])
+    was_training = adapter.training
+    # As it will be served: without dropout, and with the statistics that it has learned.
+    adapter.eval()
+    try:
+        with torch.inference_mode():
+            return torch.cat([F.normalize(adapter(rows), dim=-1) for rows in blocks])
+    finally:
+        adapter.train(was_training)
 
 
 class Scorer:

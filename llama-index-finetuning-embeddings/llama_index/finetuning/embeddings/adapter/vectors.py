@@ -10,6 +10,7 @@ from torch import Tensor
 
 from llama_index.finetuning.embeddings.adapter.options import Negatives, TrainingOptions
 from llama_index.finetuning.embeddings.dataset import EmbeddingQAFinetuneDataset
+from llama_index.finetuning.embeddings.duplicates import DisjointSets
 from llama_index.finetuning.embeddings.relevance import RelevanceIndex
 
 _BYSTANDERS = 20_000
@@ -39,13 +40,10 @@ class Rows:
         """Number the rows of a dataset."""
         index = RelevanceIndex(dataset)
         key_of = index.key_of
-        first_ids: dict[int, str] = {}
-        for docid, key in key_of.items():
-            first_ids.setdefault(key, docid)
         relevant = [sorted(index.relevant_keys(qid)) for qid in dataset.queries]
         hard_negatives = dataset.hard_negatives or {}
         return cls(
-            document_ids=[first_ids[key] for key in range(index.n_keys)],
+            document_ids=index.first_ids(),
             row_of=key_of,
             positives=[
                 list(dict.fromkeys(key_of[docid] for docid in dataset.relevant_docs[qid]))
@@ -79,18 +77,11 @@ class Rows:
         Queries that share a relevant document, directly or through others, share a group: no
         document is relevant to queries of two groups.
         """
-        parent = list(range(len(self.document_ids)))
-
-        def root(row: int) -> int:
-            while parent[row] != row:
-                parent[row] = parent[parent[row]]
-                row = parent[row]
-            return row
-
+        sets = DisjointSets(len(self.document_ids))
         for rows in self.relevant:
             for row in rows[1:]:
-                parent[root(row)] = root(rows[0])
-        roots = [root(rows[0]) for rows in self.relevant]
+                sets.join(rows[0], row)
+        roots = [sets.find(rows[0]) for rows in self.relevant]
         return np.unique(roots, return_inverse=True)[1].astype(np.int64)
 
 

@@ -86,6 +86,7 @@ class AdapterEmbeddingModel(BaseEmbedding):
         super().__init__(  # type: ignore[call-arg]
             model_name=f"{base_embed_model.model_name} + {type(adapter).__name__} ({transform})",
             embed_batch_size=embed_batch_size,
+            num_workers=base_embed_model.num_workers,
             callback_manager=callback_manager or CallbackManager([]),
             base_model_name=base_embed_model.model_name,
             adapter_path=os.fspath(adapter_path),
@@ -121,6 +122,14 @@ class AdapterEmbeddingModel(BaseEmbedding):
         """The adapter, in evaluation mode."""
         return self._adapter
 
+    def model_for(self, side: str) -> BaseEmbedding:
+        """Return the model that embeds one side: this one, or the base where that is the same.
+
+        Args:
+            side: ``"query"`` or ``"text"``.
+        """
+        return self if self.transform in (side, "both") else self._base_embed_model
+
     def to_numpy(self) -> NDArray[np.float32]:
         """Return the matrix ``W`` of a linear adapter, for use in any other store or language.
 
@@ -137,7 +146,10 @@ class AdapterEmbeddingModel(BaseEmbedding):
     def export_sentence_transformer(self, output_path: str | os.PathLike[str]) -> str:
         """Write base and adapter as one plain Sentence Transformers folder.
 
-        ``resolve_embed_model("local:...")`` loads it and gives the vectors that this model gives.
+        `load_finetuned_model` gives the vectors of this model, with the base's prompts, which it
+        reads from ``finetuning.json``; for a base with ``normalize=False`` pass it that too.
+        ``resolve_embed_model("local:...")`` knows of neither: it gives them only where the base
+        has no prompts and normalises.
 
         Args:
             output_path: The folder to write.
@@ -186,7 +198,7 @@ class AdapterEmbeddingModel(BaseEmbedding):
         return self._adapted(await base._aget_text_embeddings(texts), "text")
 
     def _adapted(self, vectors: list[list[float]], side: str) -> list[list[float]]:
-        if not vectors or self.transform not in (side, "both"):
+        if not vectors or self.model_for(side) is not self:
             return vectors
         rows = np.asarray(vectors, dtype=np.float32)
         self._check_dimension(rows.shape[1])

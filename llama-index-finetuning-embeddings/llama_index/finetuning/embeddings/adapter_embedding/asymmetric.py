@@ -65,6 +65,14 @@ class AsymmetricEmbeddingModel(BaseEmbedding):
         """The model for texts."""
         return self._text_embed_model
 
+    def model_for(self, side: str) -> BaseEmbedding:
+        """Return the model that embeds one side.
+
+        Args:
+            side: ``"query"`` or ``"text"``.
+        """
+        return self._query_embed_model if side == "query" else self._text_embed_model
+
     def get_query_embedding_batch(self, queries: list[str]) -> list[list[float]]:
         """Embed many queries, in one call where the model for queries has one."""
         return embed_queries(self._query_embed_model, queries)

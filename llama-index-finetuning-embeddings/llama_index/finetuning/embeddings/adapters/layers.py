@@ -2,7 +2,6 @@
 
 import math
 import os
-from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -43,12 +42,10 @@ class BaseAdapter(nn.Module):
     your constructor, as JSON values) and ``forward``; saving and loading are inherited.
     """
 
-    @abstractmethod
     def get_config_dict(self) -> dict[str, Any]:
         """Return the constructor's arguments."""
         raise NotImplementedError(f"{type(self).__name__} must define 'get_config_dict'.")
 
-    @abstractmethod
     def forward(self, embed: Tensor) -> Tensor:
         """Map vectors of shape ``(dim,)`` or ``(n, dim)``."""
         raise NotImplementedError(f"{type(self).__name__} must define 'forward'.")

@@ -11,6 +11,7 @@ from llama_index.finetuning.embeddings.adapters.folder import (
     AdapterDescription,
     Transform,
     describe_adapter_folder,
+    is_adapter_folder,
     write_adapter,
 )
 from llama_index.finetuning.embeddings.adapters.layers import (
@@ -84,8 +85,11 @@ def load_adapter(
     """
     if adapter_cls is not None and not issubclass(adapter_cls, BaseAdapter):
         return _load_foreign(path, adapter_cls), AdapterDescription(adapter_config={})
-    if adapter_cls is not None and adapter_cls.load.__func__ is not BaseAdapter.load.__func__:  # type: ignore[attr-defined]
-        return adapter_cls.load(str(path)), AdapterDescription(adapter_config={})
+    if adapter_cls is not None and _loads_itself(adapter_cls):
+        # Where 'save' is inherited, its folder still says what the adapter is for.
+        described = is_adapter_folder(path)
+        description = describe_adapter_folder(path) if described else AdapterDescription({})
+        return adapter_cls.load(str(path)), description
     description = describe_adapter_folder(path)
     cls = adapter_cls or _class_of(path, description)
     adapter = cls.load(path)
@@ -95,6 +99,12 @@ def load_adapter(
             f"says that it is for {description.dimension}. Train it again."
         )
     return adapter, description
+
+
+def _loads_itself(adapter_cls: type[BaseAdapter]) -> bool:
+    # A static method has no '__func__'.
+    load = getattr(adapter_cls.load, "__func__", adapter_cls.load)
+    return load is not BaseAdapter.load.__func__  # type: ignore[attr-defined]
 
 
 def _class_of(path: str | os.PathLike[str], description: AdapterDescription) -> type[BaseAdapter]:

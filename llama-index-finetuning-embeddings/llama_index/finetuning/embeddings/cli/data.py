@@ -1,6 +1,7 @@
 """Commands that make and look at datasets: ``generate``, ``describe`` and ``split``."""
 
 import dataclasses
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
@@ -28,7 +29,9 @@ def generate(
     api_base: Annotated[
         str | None, typer.Option(metavar="URL", help="API address, e.g. of openai-like:MODEL.")
     ] = None,
-    questions: Annotated[int, typer.Option(metavar="N", help="Questions for each chunk.")] = 2,
+    questions: Annotated[
+        int | None, typer.Option(metavar="N", help="Questions for each chunk. [default: 2]")
+    ] = None,
     chunk_size: Annotated[int, typer.Option(metavar="N", help="Tokens of a chunk.")] = 512,
     chunk_overlap: Annotated[
         int, typer.Option(metavar="N", help="Tokens that two chunks share.")
@@ -42,7 +45,9 @@ def generate(
     sample_size: Annotated[
         int | None, typer.Option(metavar="N", help="Ask about so many chunks only.")
     ] = None,
-    workers: Annotated[int, typer.Option(metavar="N", help="Calls of the LLM at a time.")] = 8,
+    workers: Annotated[
+        int | None, typer.Option(metavar="N", help="Calls of the LLM at a time. [default: 8]")
+    ] = None,
     seed: Seed = 42,
     as_json: AsJson = False,
 ) -> None:
@@ -53,6 +58,19 @@ def generate(
     """
     if (llm is None) != pseudo:
         raise typer.BadParameter("give one of the two.", param_hint="'--llm' / '--pseudo'")
+    for_llm = {
+        "--api-base": api_base,
+        "--questions": questions,
+        "--style": style,
+        "--language": language,
+        "--sample-size": sample_size,
+        "--workers": workers,
+    }
+    for option, value in for_llm.items():
+        if pseudo and value is not None:
+            raise typer.BadParameter(
+                "it is for an LLM; leave it out with --pseudo.", param_hint=f"'{option}'"
+            )
     with work():
         from llama_index.finetuning.embeddings import (
             GenerationReport,
@@ -71,9 +89,9 @@ def generate(
             dataset = generate_qa_embedding_pairs(
                 nodes,
                 model,
-                num_questions_per_chunk=questions,
+                num_questions_per_chunk=2 if questions is None else questions,
                 output_path=output,
-                num_workers=workers,
+                num_workers=8 if workers is None else workers,
                 language=language,
                 style=style,
                 sample_size=sample_size,
@@ -105,6 +123,9 @@ def describe(
         if model is not None:
             from sentence_transformers import SentenceTransformer
 
+            from llama_index.finetuning.embeddings.trust import check_names_no_code
+
+            check_names_no_code(Path(model))
             with inputs.loading(model):
                 tokenizer = SentenceTransformer(model, device="cpu")
         found = data.describe(tokenizer)

@@ -1,6 +1,10 @@
 """Embed many texts through any LlamaIndex embedding model, each distinct text exactly once."""
 
-from llama_index.finetuning.embeddings.encoding.calls import embed_queries, stated_dimension
+from llama_index.finetuning.embeddings.encoding.calls import (
+    embed_queries,
+    model_behind,
+    stated_dimension,
+)
 from llama_index.finetuning.embeddings.encoding.encode import Side, encode
 
-__all__ = ["Side", "embed_queries", "encode", "stated_dimension"]
+__all__ = ["Side", "embed_queries", "encode", "model_behind", "stated_dimension"]

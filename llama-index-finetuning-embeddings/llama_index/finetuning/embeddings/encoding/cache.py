@@ -66,7 +66,12 @@ class VectorCache:
         self._connection.close()
 
     def get(self, side: str, texts: Iterable[str]) -> Iterator[tuple[str, NDArray[np.float32]]]:
-        """Yield those of the texts that are known, each with its vector of shape ``(dim,)``."""
+        """Yield those of the texts that are known, each with its vector of shape ``(dim,)``.
+
+        Raises:
+            OutputError: The file can't be read.
+            EncodingError: It is damaged, or holds something else than vectors.
+        """
         keys = {_key(side, text): text for text in texts}
         wanted = list(keys)
         for start in range(0, len(wanted), _LOOKUP_ROWS):
@@ -82,7 +87,12 @@ class VectorCache:
                 yield keys[key], np.frombuffer(blob, dtype="<f4")
 
     def put(self, side: str, texts: Iterable[str], vectors: NDArray[np.float32]) -> None:
-        """Remember vectors of shape ``(n_texts, dim)``, all of them or, on an error, none."""
+        """Remember vectors of shape ``(n_texts, dim)``, all of them or, on an error, none.
+
+        Raises:
+            OutputError: The file can't be written.
+            EncodingError: It is damaged.
+        """
         rows = [
             (_key(side, text), vector.astype("<f4").tobytes())
             for text, vector in zip(texts, vectors, strict=True)

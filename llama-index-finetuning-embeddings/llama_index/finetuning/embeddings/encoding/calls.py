@@ -10,6 +10,19 @@ _DIMENSION_FIELDS = ("dimensions", "embed_dim", "dim", "output_dimensionality")
 _REMOTE_FIELDS = ("api_key", "api_base", "base_url", "api_url", "rate_limiter")
 
 
+def model_behind(embed_model: BaseEmbedding, side: str) -> BaseEmbedding:
+    """Return the model that embeds one side in the end.
+
+    A wrapper that leaves a side to another model says so by a method ``model_for``.
+    """
+    while True:
+        model_for = getattr(embed_model, "model_for", None)
+        inner = embed_model if model_for is None else model_for(side)
+        if inner is embed_model:
+            return embed_model
+        embed_model = inner
+
+
 def embed_queries(embed_model: BaseEmbedding, queries: list[str]) -> list[list[float]]:
     """Embed queries in one call where the model can, otherwise one by one.
 
@@ -26,6 +39,22 @@ def embed_queries(embed_model: BaseEmbedding, queries: list[str]) -> list[list[f
     return [embed_model.get_query_embedding(query) for query in queries]
 
 
+def has_query_batches(embed_model: BaseEmbedding) -> bool:
+    """Tell whether `embed_queries` takes one call for many queries, or one for each."""
+    base = _base_of(embed_model)
+    batch_call = getattr(base, "get_query_embedding_batch", None)
+    return batch_call is not None or _embeds_queries_as_huggingface_does(base)
+
+
+def _base_of(embed_model: BaseEmbedding) -> BaseEmbedding:
+    """Return the model that an adapter stands behind, or the model itself."""
+    while True:
+        base = getattr(embed_model, "base_embed_model", None)
+        if not isinstance(base, BaseEmbedding):
+            return embed_model
+        embed_model = base
+
+
 def _embeds_queries_as_huggingface_does(embed_model: BaseEmbedding) -> bool:
     module = sys.modules.get("llama_index.embeddings.huggingface.base")
     if module is None or not isinstance(embed_model, module.HuggingFaceEmbedding):
@@ -37,8 +66,9 @@ def _embeds_queries_as_huggingface_does(embed_model: BaseEmbedding) -> bool:
 
 
 def is_remote(embed_model: BaseEmbedding) -> bool:
-    """Tell whether a model answers from behind an API, going by the fields that it has."""
-    return any(getattr(embed_model, field, None) is not None for field in _REMOTE_FIELDS)
+    """Tell whether a model answers from behind an API, going by its fields or its base's."""
+    models = embed_model, _base_of(embed_model)
+    return any(getattr(one, field, None) is not None for one in models for field in _REMOTE_FIELDS)
 
 
 def stated_dimension(embed_model: BaseEmbedding) -> int | None:

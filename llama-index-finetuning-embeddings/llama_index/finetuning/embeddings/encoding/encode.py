@@ -16,7 +16,12 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from llama_index.finetuning.embeddings.encoding.cache import VectorCache
-from llama_index.finetuning.embeddings.encoding.calls import embed_queries, is_remote
+from llama_index.finetuning.embeddings.encoding.calls import (
+    embed_queries,
+    has_query_batches,
+    is_remote,
+    model_behind,
+)
 from llama_index.finetuning.embeddings.encoding.identity import identity
 from llama_index.finetuning.embeddings.errors import (
     ConfigurationError,
@@ -24,6 +29,7 @@ from llama_index.finetuning.embeddings.errors import (
     FinetuningError,
 )
 from llama_index.finetuning.embeddings.redaction import safe_message
+from llama_index.finetuning.embeddings.service_errors import is_permanent
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +40,7 @@ _REMOTE_WORKERS = 4
 # Some 4,000 tokens of English: measured, a batch of MiniLM takes a seventh less time than with 32
 # passages.
 _CPU_BATCH_CHARACTERS = 16_384
+_CHARACTERS_PER_TOKEN = 4
 _RETRY_WAITS = (1.0, 4.0)  # seconds before the second and the third try
 _MEMORY_BYTES = 2**30
 # Faults of the program or of its input, which a second try would only repeat.
@@ -68,7 +75,9 @@ def encode(
     call: longest first where the model is local, so that a batch holds texts of like length and
     little padding; several calls at a time where it is behind an API. A call that fails for a
     reason that may pass (no built-in error of a program) is tried three times. Every finished
-    batch is in the cache before the next one starts, whatever happens afterwards.
+    batch is in the cache before the next one starts, whatever happens afterwards. A side that a
+    wrapper leaves as it is (the texts, for most adapters) goes straight to the model behind it,
+    and its vectors are kept as that model's.
 
     Args:
         embed_model: Any LlamaIndex embedding model.
@@ -76,7 +85,8 @@ def encode(
         side: Embed as queries (with the model's query prompt) or as texts.
         ids: A name for each text, used in error messages; default: its position.
         batch_size: Texts per call; default: the model's own ``embed_batch_size``, and fewer
-            long ones on a CPU, whose caches hold the activations of few.
+            long ones on a CPU, whose caches hold the activations of few. Queries go one by one
+            to a model that has no batch call for them.
         num_workers: Calls in flight at a time, each in a thread of its own; default: the
             model's own ``num_workers``, or else 4 for a model with an API's fields and 1 for
             any other. The model's rate limiter is heeded.
@@ -95,6 +105,8 @@ def encode(
         OutputError: The cache can't be written.
     """
     _check(embed_model, texts, side, ids)
+    own_size = embed_model.embed_batch_size
+    embed_model = model_behind(embed_model, side)
     for name, value in (("batch_size", batch_size), ("num_workers", num_workers)):
         if value is not None and value < 1:
             raise ConfigurationError(f"{name!r} must be at least 1 (got {value}).")
@@ -117,14 +129,18 @@ def encode(
                 disable=not show_progress or not todo,
             )
         )
-        size = stack.enter_context(_batch_size(embed_model, batch_size))
+        size = stack.enter_context(_batch_size(embed_model, batch_size or own_size))
+        if side == "query" and not has_query_batches(embed_model):
+            size = 1  # so that all workers are busy, and a failure costs no other query again
         remote = is_remote(embed_model)
         if not remote:
             todo.sort(key=len, reverse=True)
         workers = num_workers or embed_model.num_workers or (_REMOTE_WORKERS if remote else 1)
         call = _patient_call(embed_model, side, table)
         fits_cache = batch_size is None and _runs_on_cpu(embed_model)
-        batches = _cut(todo, size, _CPU_BATCH_CHARACTERS if fits_cache else None)
+        batches = _cut(
+            todo, size, _CPU_BATCH_CHARACTERS if fits_cache else None, _longest(embed_model)
+        )
         for batch, found in _calls(call, batches, workers):
             vectors = table.fill(batch, found)
             if cache is not None:
@@ -207,7 +223,7 @@ def _patient_call(
                 return once(batch)
             except Exception as error:
                 reason = safe_message(error, owner=embed_model, texts=batch)
-                if seconds is None or isinstance(error, _PERMANENT):
+                if seconds is None or isinstance(error, _PERMANENT) or is_permanent(error):
                     raise EncodingError(
                         f"The embedding model {embed_model.model_name!r} failed on {len(batch)} "
                         f"texts (first: {table.name(batch[0])}): {reason}"
@@ -220,17 +236,31 @@ def _patient_call(
 
 
 def _runs_on_cpu(embed_model: BaseEmbedding) -> bool:
-    """Tell whether a model says that it runs on this machine's CPU."""
-    return str(getattr(embed_model, "_device", "")) == "cpu"
+    """Tell whether a model says that it runs on this machine's CPU, in this process."""
+    # Several processes share out a batch among them, so that it is no smaller for their sake.
+    several = getattr(embed_model, "_parallel_process", False)
+    return not several and str(getattr(embed_model, "_device", "")) == "cpu"
 
 
-def _cut(texts: list[str], size: int, characters: int | None) -> Iterator[list[str]]:
-    """Yield runs of at most ``size`` texts and, given so many, of about that many characters."""
+def _longest(embed_model: BaseEmbedding) -> int | None:
+    """Return about how many characters of a text a model reads, where it tells."""
+    tokens = getattr(embed_model, "max_length", None)
+    return tokens * _CHARACTERS_PER_TOKEN if isinstance(tokens, int) else None
+
+
+def _cut(
+    texts: list[str], size: int, characters: int | None, longest: int | None
+) -> Iterator[list[str]]:
+    """Yield runs of at most ``size`` texts and, given so many, of about that many characters.
+
+    Of a text only the first ``longest`` characters count, as the rest is cut off.
+    """
     start = 0
     while start < len(texts):
         stop = start + size
         if characters is not None:
-            stop = start + min(size, max(1, characters // max(1, len(texts[start]))))
+            length = min(len(texts[start]), longest or len(texts[start]))
+            stop = start + min(size, max(1, characters // max(1, length)))
         yield texts[start:stop]
         start = stop
 

@@ -35,7 +35,8 @@ def identity(embed_model: BaseEmbedding) -> str:
     It covers the class, the public settings (without keys, time limits, batch size and the
     like), the private texts such as the name of an engine, and, for models in memory, the
     prompts, the maximum length and a sample of every weight tensor: a model trained further, or
-    another one saved under the same path, is another model. Wrapped models are followed.
+    another one saved under the same path, is another model. Wrapped models are followed, in
+    public fields also through lists and dictionaries.
     """
     digest = hashlib.sha256()
     _add_model(digest, embed_model)
@@ -72,5 +73,16 @@ def _add_weights(digest: Any, module: Any) -> None:
 
 
 def _add_json(digest: Any, value: Any) -> None:
-    text = json.dumps(value, sort_keys=True, default=lambda other: type(other).__qualname__)
+    text = json.dumps(value, sort_keys=True, default=_in_words)
     digest.update(text.encode("utf-8") + b"\0")
+
+
+def _in_words(value: object) -> str:
+    """Return what stands in a digest for a value that JSON has no form for."""
+    if isinstance(value, BaseEmbedding):
+        return identity(value)
+    if not isinstance(value, type) and callable(getattr(value, "state_dict", None)):
+        digest = hashlib.sha256()
+        _add_weights(digest, value)
+        return digest.hexdigest()
+    return type(value).__qualname__

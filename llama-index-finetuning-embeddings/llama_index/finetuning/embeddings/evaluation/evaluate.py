@@ -3,7 +3,7 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from llama_index.core.base.embeddings.base import BaseEmbedding
@@ -87,37 +87,33 @@ def evaluate_retrieval(
     """
     check_k_values(k_values)
     check_relevance(dataset, relevance)
-    queries, documents = encode_dataset(
-        embed_model,
-        dataset,
-        cache_dir=cache_dir,
-        show_progress=show_progress,
+    queries, documents = (
+        encode_side(embed_model, dataset, side, cache_dir=cache_dir, show_progress=show_progress)
+        for side in get_args(Side)
     )
     return evaluate_vectors(
         queries, documents, dataset, k_values=k_values, similarity=similarity, relevance=relevance
     )
 
 
-def encode_dataset(
+def encode_side(
     embed_model: BaseEmbedding,
     dataset: EmbeddingQAFinetuneDataset,
+    side: Side,
     *,
     cache_dir: str | os.PathLike[str] | None = None,
     show_progress: bool = False,
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return the vectors of a dataset's queries and of its corpus, in their order."""
-
-    def vectors(texts: dict[str, str], side: Side) -> NDArray[np.float32]:
-        return encode(
-            embed_model,
-            list(texts.values()),
-            side,
-            ids=list(texts),
-            cache_dir=cache_dir,
-            show_progress=show_progress,
-        )
-
-    return vectors(dataset.queries, "query"), vectors(dataset.corpus, "text")
+) -> NDArray[np.float32]:
+    """Return the vectors of a dataset's queries or of its corpus, in their order."""
+    texts = dataset.queries if side == "query" else dataset.corpus
+    return encode(
+        embed_model,
+        list(texts.values()),
+        side,
+        ids=list(texts),
+        cache_dir=cache_dir,
+        show_progress=show_progress,
+    )
 
 
 def evaluate_vectors(

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llama_index.finetuning.embeddings.dataset import EmbeddingQAFinetuneDataset
+from llama_index.finetuning.embeddings.duplicates import DisjointSets
 from llama_index.finetuning.embeddings.errors import DatasetError, shown
 
 Relevance = Mapping[str, Mapping[str, float]]
@@ -82,16 +83,14 @@ class Judgements:
             One label per query, shape (n_queries,), counting up from 0.
         """
         documents = self._keys % self._n_documents
-        labels = np.arange(len(self.n_relevant))
-        while True:
-            # Every document takes the lowest label of its queries, then they take it from there.
-            lowest = np.full(self._n_documents, len(labels))
-            np.minimum.at(lowest, documents, labels[self._rows])
-            spread = labels.copy()
-            np.minimum.at(spread, self._rows, lowest[documents])
-            if np.array_equal(spread, labels):
-                return np.unique(labels, return_inverse=True)[1]
-            labels = spread
+        order = np.argsort(documents, kind="stable")
+        documents, rows = documents[order], self._rows[order]
+        shared = documents[1:] == documents[:-1]
+        sets = DisjointSets(len(self.n_relevant))
+        for one, other in zip(rows[:-1][shared].tolist(), rows[1:][shared].tolist(), strict=True):
+            sets.join(one, other)
+        firsts = [sets.find(row) for row in range(len(self.n_relevant))]
+        return np.unique(firsts, return_inverse=True)[1]
 
 
 def check_relevance(dataset: EmbeddingQAFinetuneDataset, relevance: Relevance | None) -> None:

@@ -1,19 +1,24 @@
 """Evaluate several systems on one dataset: embedding models, BM25, and the fusion of both."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import get_args
 
+import numpy as np
 from llama_index.core.base.embeddings.base import BaseEmbedding
+from numpy.typing import NDArray
 
 from llama_index.finetuning.embeddings.dataset import EmbeddingQAFinetuneDataset
+from llama_index.finetuning.embeddings.encoding import Side, model_behind
 from llama_index.finetuning.embeddings.errors import ConfigurationError, require
 from llama_index.finetuning.embeddings.evaluation.bm25 import bm25_rankings
 from llama_index.finetuning.embeddings.evaluation.evaluate import (
     DEPTH,
     RetrievalResult,
     check_k_values,
-    encode_dataset,
+    encode_side,
     evaluate_rankings,
     evaluate_vectors,
 )
@@ -64,7 +69,8 @@ def evaluate_systems(
 ) -> tuple[dict[str, RetrievalResult], list[DimensionResult]]:
     """Evaluate models, one after the other, and what is compared with them.
 
-    A model that stands under two names is evaluated once.
+    A model that stands under two names is evaluated once, and a side that several models leave to
+    the same one (the texts, for a base and its adapter) is embedded once.
 
     Args:
         models: Name to embedding model, at least one.
@@ -85,6 +91,7 @@ def evaluate_systems(
         MissingExtraError: bm25s is needed and not installed.
     """
     _check(models, dataset, options, bm25, dims)
+    vectors = _Vectors(models.values(), dataset, options)
     results: dict[str, RetrievalResult] = {}
     by_dim: dict[int, dict[str, float]] = {}
     for name, model in models.items():
@@ -95,9 +102,7 @@ def evaluate_systems(
                 if twin in found:
                     found[name] = found[twin]
             continue
-        queries, documents = encode_dataset(
-            model, dataset, cache_dir=options.cache_dir, show_progress=options.show_progress
-        )
+        queries, documents = vectors.of(model, "query"), vectors.of(model, "text")
         size = queries.shape[1]
         for dim in sorted({*(dims or ()), size}):
             if dim <= size:
@@ -116,6 +121,43 @@ def evaluate_systems(
         results[BM25], results[f"{BM25} + {best}"] = _lexical(dataset, results[best], options)
     dimensions = [DimensionResult(dim, by_dim[dim]) for dim in sorted(by_dim)] if dims else []
     return results, dimensions
+
+
+class _Vectors:
+    """Vectors by side, embedded once for all models that share them, and then let go."""
+
+    def __init__(
+        self,
+        models: Iterable[BaseEmbedding],
+        dataset: EmbeddingQAFinetuneDataset,
+        options: EvaluationOptions,
+    ) -> None:
+        self._dataset = dataset
+        self._options = options
+        distinct = {id(model): model for model in models}.values()
+        self._uses = Counter(_key(model, side) for model in distinct for side in get_args(Side))
+        self._kept: dict[tuple[int, Side], NDArray[np.float32]] = {}
+
+    def of(self, model: BaseEmbedding, side: Side) -> NDArray[np.float32]:
+        """Return the vectors of a side; to be asked once for each model."""
+        key = _key(model, side)
+        found = self._kept.pop(key, None)
+        if found is None:
+            found = encode_side(
+                model,
+                self._dataset,
+                side,
+                cache_dir=self._options.cache_dir,
+                show_progress=self._options.show_progress,
+            )
+        self._uses[key] -= 1
+        if self._uses[key]:
+            self._kept[key] = found
+        return found
+
+
+def _key(model: BaseEmbedding, side: Side) -> tuple[int, Side]:
+    return id(model_behind(model, side)), side
 
 
 def _lexical(

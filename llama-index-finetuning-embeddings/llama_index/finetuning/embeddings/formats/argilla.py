@@ -1,12 +1,19 @@
 """Argilla records: pairs or triplets of texts, or pairs that people labelled."""
 
 import logging
+import reprlib
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from llama_index.finetuning.embeddings.errors import DatasetError
-from llama_index.finetuning.embeddings.formats.contents import Contents, Row, from_rows
+from llama_index.finetuning.embeddings.errors import ConfigurationError, DatasetError
+from llama_index.finetuning.embeddings.formats.contents import (
+    Contents,
+    Row,
+    faulty_rows,
+    from_rows,
+    is_whole,
+)
 from llama_index.finetuning.embeddings.formats.huggingface import (
     POSITIVE_COLUMNS,
     QUERY_COLUMNS,
@@ -30,7 +37,7 @@ def read_argilla(
     """Read records; see ``EmbeddingQAFinetuneDataset.from_argilla``.
 
     Raises:
-        ConfigurationError: Fields were not found.
+        ConfigurationError: Fields were not found, or the question has several labels at once.
         DatasetError: There are no records, none is labelled relevant, or texts are missing.
     """
     records = list(records)
@@ -41,10 +48,15 @@ def read_argilla(
     query = found_column(columns, query_field, "query_field", QUERY_COLUMNS)
     positive = found_column(columns, positive_field, "positive_field", POSITIVE_COLUMNS)
     negatives = found_negative_columns(columns, negative_fields, "negative_fields")
-    rows = rows_of(entries, query, positive, negatives)
+    rows = list(rows_of(entries, query, positive, negatives))
     if label_question is None:
         return from_rows(rows)
     labels = [_label(record, label_question) for record in records]
+    # Before records become one row for each query, whose number would be another.
+    pairs = enumerate(zip(rows, labels, strict=True), start=1)
+    faulty = [number for number, (row, label) in pairs if label is not None and not is_whole(row)]
+    if faulty:
+        raise faulty_rows(faulty)
     return from_rows(_by_label(rows, labels, label_question, relevant_labels))
 
 
@@ -77,11 +89,24 @@ def _by_label(
 
 def _label(record: Any, question: str) -> Any:
     """Return what most people answered, else what was suggested; None when there is no such."""
-    votes = Counter(_answers(_part(record, "responses"), question)).most_common(2)
+    responses = _single(_answers(_part(record, "responses"), question), question)
+    votes = Counter(responses).most_common(2)
     if votes:
         tied = len(votes) == 2 and votes[0][1] == votes[1][1]
         return None if tied else votes[0][0]
-    return next(_answers(_part(record, "suggestions"), question), None)
+    suggestions = _single(_answers(_part(record, "suggestions"), question), question)
+    return next(suggestions, None)
+
+
+def _single(labels: Iterable[Any], question: str) -> Iterator[Any]:
+    """Yield the labels, each of which must be one: those of some kinds of questions are lists."""
+    for label in labels:
+        if not isinstance(label, Hashable):
+            raise ConfigurationError(
+                "'label_question' must be a question with one label for each answer (got "
+                f"{question!r}, which was answered {reprlib.repr(label)})."
+            )
+        yield label
 
 
 def _answers(answers: Any, question: str) -> Iterator[Any]:

@@ -127,8 +127,13 @@ def judged(
 
 def document_text(document: Mapping[str, Any]) -> str:
     """Join a document's title, where it has one, and its text."""
-    title, text = str(document.get("title") or ""), str(document["text"])
+    title, text = str(document.get("title") or ""), text_or_empty(document["text"])
     return f"{title} {text}" if title.strip() else text
+
+
+def text_or_empty(value: Any) -> str:
+    """Return a text; a null, as public collections have, is an empty one and no word."""
+    return "" if value is None else str(value)
 
 
 def _qrels_file(root: Path, split: str | None) -> Path:

@@ -30,7 +30,10 @@ def as_list(value: Any) -> list[Any]:
     """Return one text, a list of texts or None as a list."""
     if value is None:
         return []
-    return [value] if isinstance(value, str) else list(value)
+    # A scalar that is no text, as the NaN of a data frame, is for the check of the row to refuse.
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        return [value]
+    return list(value)
 
 
 def rows_of_pairs(pairs: Iterable[Sequence[Any]]) -> Iterator[Row]:
@@ -66,20 +69,17 @@ def from_rows(rows: Iterable[Row], *, corpus: Iterable[str] = ()) -> Contents:
     relevant: defaultdict[str, dict[str, None]] = defaultdict(dict)
     negative: defaultdict[str, dict[str, None]] = defaultdict(dict)
     faulty = []
-    for number, (query, positives, negatives) in enumerate(rows, start=1):
-        if not positives or not all(map(_is_text, (query, *positives, *negatives))):
+    for number, row in enumerate(rows, start=1):
+        if not is_whole(row):
             faulty.append(number)
             continue
+        query, positives, negatives = row
         query_id = content_id(query)
         queries[query_id] = query
         relevant[query_id].update(dict.fromkeys(_added(documents, positives)))
         negative[query_id].update(dict.fromkeys(_added(documents, negatives)))
     if faulty:
-        raise DatasetError(
-            f"{len(faulty):,} rows lack a query or a relevant text, or hold one that is empty or "
-            f"no string: rows {shown(map(str, faulty))} (counted from 1). Remove them or fill "
-            "them in."
-        )
+        raise faulty_rows(faulty)
     further = list(corpus)
     if not all(map(_is_text, further)):
         raise DatasetError("'corpus' must hold texts that are not empty. Remove the others.")
@@ -94,6 +94,21 @@ def from_rows(rows: Iterable[Row], *, corpus: Iterable[str] = ()) -> Contents:
         documents,
         {qid: list(found) for qid, found in relevant.items()},
         hard_negatives or None,
+    )
+
+
+def is_whole(row: Row) -> bool:
+    """Tell whether a row has a query and a relevant text, and nothing that is no text."""
+    query, positives, negatives = row
+    return bool(positives) and all(map(_is_text, (query, *positives, *negatives)))
+
+
+def faulty_rows(numbers: Sequence[int]) -> DatasetError:
+    """Return the error that names the rows which are not whole, counted from 1."""
+    return DatasetError(
+        f"{len(numbers):,} rows lack a query or a relevant text, or hold one that is empty or "
+        f"no string: rows {shown(map(str, numbers))} (counted from 1). Remove them or fill "
+        "them in."
     )
 
 

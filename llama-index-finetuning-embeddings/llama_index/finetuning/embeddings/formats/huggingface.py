@@ -4,7 +4,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 from llama_index.finetuning.embeddings.errors import ConfigurationError, DatasetError
-from llama_index.finetuning.embeddings.formats.beir import Judgement, document_text, judged
+from llama_index.finetuning.embeddings.formats.beir import (
+    Judgement,
+    document_text,
+    judged,
+    text_or_empty,
+)
 from llama_index.finetuning.embeddings.formats.contents import Contents, Row, as_list, from_rows
 
 Layout = Literal["retrieval", "pairs", "triplets"]
@@ -39,7 +44,10 @@ def read_hf_dataset(
         return _read_tables(data)
     if not len(data):
         raise DatasetError("'data' has no rows.")
-    columns = list(getattr(data, "column_names", None) or data[0])
+    # Of a list of dictionaries, any one may lack some columns, the first as well.
+    columns = getattr(data, "column_names", None) or list(
+        dict.fromkeys(name for row in data for name in row)
+    )
     query = found_column(columns, query_column, "query_column", QUERY_COLUMNS)
     positive = found_column(columns, positive_column, "positive_column", POSITIVE_COLUMNS)
     negatives = found_negative_columns(columns, negative_columns, "negative_columns")
@@ -159,7 +167,7 @@ def check_layout(layout: str) -> None:
 def _read_tables(tables: Mapping[str, Any]) -> Contents:
     try:
         return judged(
-            {str(one["_id"]): str(one["text"]) for one in tables["queries"]},
+            {str(one["_id"]): text_or_empty(one["text"]) for one in tables["queries"]},
             {str(one["_id"]): document_text(one) for one in tables["corpus"]},
             (
                 (str(one["query-id"]), str(one["corpus-id"]), float(one["score"]))

@@ -7,7 +7,7 @@ import inspect
 import os
 import threading
 from collections.abc import Coroutine
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -18,6 +18,8 @@ from typing_extensions import Self
 from llama_index.finetuning.embeddings.generation.journal import encodable
 
 T = TypeVar("T")
+
+_LONGEST_FAREWELL = 5.0  # seconds
 
 
 class Calls:
@@ -91,13 +93,35 @@ def run_blocking(coroutine: Coroutine[Any, Any, T]) -> T:
 
     All such runs share one event loop in a thread of its own: the connections that an LLM's
     client keeps open belong to the loop that opened them, so that a second run in a new loop
-    would find them dead.
+    would find them dead. A caller that is interrupted waits a moment for the run to let go of its
+    files, so that it can call again at once.
     """
-    future = asyncio.run_coroutine_threadsafe(coroutine, _background_loop())
+    loop = _background_loop()
+    future: Future[T] = Future()
+    tasks: list[asyncio.Task[T]] = []
+
+    def start() -> None:
+        tasks.append(loop.create_task(coroutine))
+        tasks[0].add_done_callback(finish)
+
+    def finish(task: asyncio.Task[T]) -> None:
+        if task.cancelled():
+            future.set_exception(CancelledError())
+        elif (error := task.exception()) is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(task.result())
+
+    def stop() -> None:
+        tasks[0].cancel()
+
+    loop.call_soon_threadsafe(start)
     try:
         return future.result()
     except BaseException:
-        future.cancel()
+        if not future.done():
+            loop.call_soon_threadsafe(stop)
+            wait([future], timeout=_LONGEST_FAREWELL)
         raise
 
 

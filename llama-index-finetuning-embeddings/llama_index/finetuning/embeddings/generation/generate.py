@@ -8,6 +8,7 @@ from llama_index.core.llms.llm import LLM
 from llama_index.core.schema import BaseNode
 
 from llama_index.finetuning.embeddings.dataset import EmbeddingQAFinetuneDataset
+from llama_index.finetuning.embeddings.files import output_lock
 from llama_index.finetuning.embeddings.generation.calls import run_blocking
 from llama_index.finetuning.embeddings.generation.filters import DEFAULT_FILTERS, QuestionFilter
 from llama_index.finetuning.embeddings.generation.options import Options
@@ -64,7 +65,10 @@ async def agenerate_qa_embedding_pairs(
         sample_size=sample_size,
         seed=seed,
     )
-    dataset, report = await Run(nodes, llm, options).run()
+    run = Run(nodes, llm, options)
+    # A task stays in its thread, to which the lock belongs.
+    with output_lock(options.output_path, name="output_path", folder=False):
+        dataset, report = await run.run()
     if on_finish is not None:
         on_finish(report)
     return dataset
@@ -128,16 +132,18 @@ def generate_qa_embedding_pairs(
             query id to answer.
         sample_size: Ask about this many nodes, drawn by ``seed``; the corpus holds all.
         seed: Decides the sample, which template a node gets, and the spread of retries.
-        on_finish: Called with the ``GenerationReport`` before the function returns.
+        on_finish: Called with the ``GenerationReport`` before the function returns, in the
+            caller's thread.
 
     Raises:
         ConfigurationError: An argument can't be used.
         DatasetFileError: At ``output_path`` is a file that is no dataset.
         GenerationError: No node got a question, or one failed and ``on_failure`` is ``"fail"``.
             The journal keeps what came.
-        OutputError: A file can't be written.
+        OutputError: A file can't be written, or another run is writing ``output_path`` now.
     """
-    return run_blocking(
+    reports: list[GenerationReport] = []
+    dataset = run_blocking(
         agenerate_qa_embedding_pairs(
             nodes,
             llm,
@@ -156,6 +162,10 @@ def generate_qa_embedding_pairs(
             answers_path=answers_path,
             sample_size=sample_size,
             seed=seed,
-            on_finish=on_finish,
+            on_finish=reports.append,
         )
     )
+    # Here and not on the shared loop, where a callback that generates would wait for itself.
+    if on_finish is not None:
+        on_finish(reports[0])
+    return dataset

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from llama_index.finetuning.embeddings.errors import DatasetFileError
-from llama_index.finetuning.embeddings.files import read_json_object
 from llama_index.finetuning.embeddings.generation.journal import digest
+from llama_index.finetuning.embeddings.json_stream import read_json
 from llama_index.finetuning.embeddings.validation import is_encodable
 
 _FIELDS = ("queries", "corpus", "relevant_docs")
@@ -31,8 +31,8 @@ def questions_of_file(
     if not path.exists():
         return
     try:
-        data = read_json_object(path)
-    except (OSError, ValueError) as error:
+        data = read_json(path)
+    except (OSError, ValueError, RecursionError) as error:
         raise DatasetFileError(
             f"{str(path)!r} is no whole dataset file ({error}) and is not overwritten. Move it "
             "away, or choose another 'output_path'."
@@ -56,7 +56,9 @@ def questions_of_file(
             yield node_id, text, tuple(pairs)
 
 
-def _is_dataset(data: dict[str, Any]) -> bool:
+def _is_dataset(data: Any) -> bool:
+    if not isinstance(data, dict):
+        return False
     fields = [data.get(field) for field in _FIELDS]
     if not all(isinstance(field, dict) for field in fields):
         return False

@@ -94,7 +94,8 @@ def _by_title(text: str, metadata: dict[str, object]) -> tuple[str, str] | None:
     if title is None or not str(title).strip():
         return None
     title = " ".join(str(title).split())
-    body = text.strip().removeprefix(title).strip()
+    # Not where the title is the start of a longer word.
+    body = re.sub(rf"\A{re.escape(title)}(?!\w)", "", text.strip()).strip()
     return (title, body) if body else None
 
 

@@ -7,12 +7,10 @@ import time
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta, timezone
 from email.utils import parsedate_to_datetime
-from typing import Any
+
+from llama_index.finetuning.embeddings.service_errors import status_of
 
 _LONGEST_BACKOFF = 60.0
-_CLIENT_ERRORS = range(400, 500)
-# Timeout, conflict, too early, too many requests: the same request can succeed later.
-_TRANSIENT = {408, 409, 425, 429}
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _DURATION = (
     r"(?:\d+(?:\.\d+)?\s*(?:milliseconds?|ms|seconds?|secs?|s|minutes?|mins?|m|hours?|h)\s*)+"
@@ -67,12 +65,6 @@ class Pace:
         await self._sleep(wait * self._random.uniform(1.0, 1.25))
 
 
-def is_permanent(error: BaseException) -> bool:
-    """Tell whether the same request would fail again: a wrong key, model or prompt."""
-    status = _status(error)
-    return status in _CLIENT_ERRORS and status not in _TRANSIENT
-
-
 def told_wait(error: BaseException) -> float | None:
     """Return the seconds that a rate-limit error says to wait, or None.
 
@@ -97,20 +89,11 @@ def told_wait(error: BaseException) -> float | None:
     return sum(float(n) * _UNITS[_unit(unit)] for n, unit in _PART.findall(match["wait"]))
 
 
-def _status(error: BaseException) -> int | None:
-    response = getattr(error, "response", None)
-    for holder, name in ((error, "status_code"), (response, "status_code"), (error, "code")):
-        status: Any = getattr(holder, name, None)
-        if isinstance(status, int):
-            return int(status)
-    return None
-
-
 def _limits_rate(error: BaseException) -> bool:
     name = type(error).__name__.lower()
     words = str(error).lower()
     return (
-        _status(error) in {429, 503, 529}
+        status_of(error) in {429, 503, 529}
         or any(word in name for word in ("ratelimit", "toomanyrequests", "resourceexhausted"))
         or any(word in words for word in ("rate limit", "rate_limit", "too many requests", "429"))
     )

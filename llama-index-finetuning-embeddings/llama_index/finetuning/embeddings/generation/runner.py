@@ -24,8 +24,9 @@ from llama_index.finetuning.embeddings.generation.results import (
     build_dataset,
     read_entry,
 )
-from llama_index.finetuning.embeddings.generation.retry import Pace, is_permanent
+from llama_index.finetuning.embeddings.generation.retry import Pace
 from llama_index.finetuning.embeddings.redaction import safe_message
+from llama_index.finetuning.embeddings.service_errors import is_permanent
 
 logger = logging.getLogger(__name__)
 

@@ -113,7 +113,7 @@ def mine_hard_negatives(
         cache_dir=cache_dir,
         show_progress=show_progress,
     )
-    query_ids, document_ids = list(dataset.queries), _first_ids(index)
+    query_ids, document_ids = list(dataset.queries), index.first_ids()
     texts = [dataset.corpus[docid] for docid in document_ids]
     queries = encoded(list(dataset.queries.values()), "query", ids=query_ids)
     documents = encoded(texts, "text", ids=document_ids)
@@ -135,14 +135,6 @@ def mine_hard_negatives(
         relevant_docs=dataset.relevant_docs,
         hard_negatives={qid: mined[qid] for qid in query_ids if mined[qid]},
     )
-
-
-def _first_ids(index: RelevanceIndex) -> list[str]:
-    """Return, for every key, the first document of the corpus that has it."""
-    first: dict[int, str] = {}
-    for docid, key in index.key_of.items():
-        first.setdefault(key, docid)
-    return list(first.values())
 
 
 def _log(mined: Mapping[str, Sequence[str]], num_negatives: int) -> None:
