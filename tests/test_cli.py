@@ -812,8 +812,20 @@ def test_a_name_that_is_no_folder(monkeypatch):
 
     from llama_index.finetuning.embeddings.cli.inputs import load_model
 
-    monkeypatch.setattr(huggingface, "HuggingFaceEmbedding", lambda model_name: f"<{model_name}>")
-    assert load_model("BAAI/bge-small-en-v1.5") == "<BAAI/bge-small-en-v1.5>"
+    monkeypatch.setattr(huggingface, "HuggingFaceEmbedding", dict)
+    name = "BAAI/bge-small-en-v1.5"
+    assert load_model(name) == {"model_name": name, "device": None}
+    assert load_model(name, "cuda") == {"model_name": name, "device": "cuda"}
+
+
+def test_a_folder_is_loaded_where_it_is_to_run(tiny_bert_dir, tmp_path, monkeypatch):
+    """The device that is asked for reaches a full model; an adapter's base chooses its own."""
+    from llama_index.finetuning import embeddings
+    from llama_index.finetuning.embeddings.cli.inputs import load_model
+
+    monkeypatch.setattr(embeddings, "load_finetuned_model", lambda path, **settings: settings)
+    assert load_model(str(tiny_bert_dir), "cuda") == {"device": "cuda"}
+    assert load_model(str(tmp_path), "cuda") == {}
 
 
 @pytest.mark.parametrize(

@@ -144,7 +144,8 @@ def output_lock(path: str | os.PathLike[str], *, name: str, folder: bool = True)
                 f"now; it holds {lock.lock_file!r}). Wait until it has ended, or give another path."
             ) from error
     try:
-        _clear_remains(target)
+        with output_errors(target):
+            _clear_remains(target)
         yield
     finally:
         lock.release()

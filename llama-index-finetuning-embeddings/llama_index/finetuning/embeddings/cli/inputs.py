@@ -25,8 +25,12 @@ def read_dataset(given: str) -> EmbeddingQAFinetuneDataset:
     return EmbeddingQAFinetuneDataset.from_json(given)
 
 
-def load_model(given: str) -> BaseEmbedding:
+def load_model(given: str, device: str | None = None) -> BaseEmbedding:
     """Load a model by its name on the Hugging Face Hub, or from the folder of any finetuning.
+
+    Args:
+        given: The name or folder.
+        device: Where it runs, e.g. ``"cpu"``; None chooses.
 
     Raises:
         ModelFolderError: It can't be loaded.
@@ -34,12 +38,15 @@ def load_model(given: str) -> BaseEmbedding:
     from llama_index.embeddings.huggingface import HuggingFaceEmbedding
 
     from llama_index.finetuning.embeddings import load_finetuned_model
+    from llama_index.finetuning.embeddings.model_folder import is_model
 
     with loading(given):
-        if Path(given).is_dir():
-            return load_finetuned_model(given)
-        model: BaseEmbedding = HuggingFaceEmbedding(model_name=given)
-        return model
+        if not Path(given).is_dir():
+            model: BaseEmbedding = HuggingFaceEmbedding(model_name=given, device=device)
+            return model
+        if is_model(Path(given)):
+            return load_finetuned_model(given, device=device)
+        return load_finetuned_model(given)  # an adapter, whose base chooses by itself
 
 
 @contextlib.contextmanager

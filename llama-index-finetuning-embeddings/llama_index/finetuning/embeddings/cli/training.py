@@ -17,7 +17,7 @@ Val = Annotated[
 Model = Annotated[str, typer.Option("--model", metavar="NAME", help="Folder, or name on the Hub.")]
 Output = Annotated[str, typer.Option("--output", "-o", metavar="DIR", help="Folder to write.")]
 Device = Annotated[
-    str | None, typer.Option(metavar="NAME", help="Where to train, e.g. cpu or cuda:1.")
+    str | None, typer.Option(metavar="NAME", help="Where to train, e.g. cpu or cuda.")
 ]
 LearningRate = Annotated[
     float | None, typer.Option(metavar="X", help="Learning rate at its highest.")
@@ -64,7 +64,7 @@ def adapter(
         given: dict[str, Any] = {name: x for name, x in tuning.items() if x is not None}
         engine = EmbeddingAdapterFinetuneEngine(
             dataset,
-            inputs.load_model(model),
+            inputs.load_model(model, device),
             model_output_path=output,
             device=device,
             val_dataset=val_dataset,
