@@ -12,7 +12,6 @@ import argparse
 import json
 import tempfile
 import time
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,10 @@ from methods import DATA_SETS, METRIC, MODEL, called, load, retired
 from sentence_transformers import SentenceTransformer
 
 from llama_index.finetuning.embeddings.sentence_transformer.precision import choose_precision
+from llama_index.finetuning.embeddings.sentence_transformer.rows import document_rows
+from llama_index.finetuning.embeddings.sentence_transformer.task import (
+    MAX_QUERIES_PER_DOCUMENT,
+)
 
 EPOCHS, BATCH_SIZE = 2, 10
 OURS = {
@@ -44,7 +47,7 @@ def peak_flops(dtype: torch.dtype) -> float:
 def training_flops(dataset: Any, epochs: int, max_seq_length: int) -> float:
     """Return the FLOP of encoding every step's documents and queries, and their gradients.
 
-    A document comes once an epoch for every two of its queries, each query once.
+    A document comes in as many steps of an epoch as it has rows, each query in one.
 
     A forward pass takes two a weight and token in the layers, and four a layer, dimension and
     pair of tokens in the attention; the backward pass takes twice as much.
@@ -52,9 +55,8 @@ def training_flops(dataset: Any, epochs: int, max_seq_length: int) -> float:
     model = SentenceTransformer(MODEL, device="cpu")
     config = model[0].auto_model.config
     layers = sum(p.numel() for n, p in model.named_parameters() if ".encoder." in n)
-    asked = Counter(dataset.relevant_docs[qid][0] for qid in dataset.queries)
-    texts = [dataset.corpus[docid] for docid, n in asked.items() for _ in range(-(-n // 2))]
-    texts += dataset.queries.values()
+    rows = document_rows(dataset, use_all_docs=False, max_queries=MAX_QUERIES_PER_DOCUMENT)
+    texts = [dataset.corpus[row.document_id] for row in rows] + list(dataset.queries.values())
     lengths = [
         min(len(ids), max_seq_length)
         for ids in model.tokenizer(texts, truncation=False, verbose=False)["input_ids"]

@@ -9,7 +9,7 @@ from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.finetuning.embeddings.adapter_embedding import AdapterEmbeddingModel
 from llama_index.finetuning.embeddings.adapters import AdapterDescription, describe_adapter_folder
 from llama_index.finetuning.embeddings.errors import ConfigurationError, ModelFolderError
-from llama_index.finetuning.embeddings.files import MANIFEST, read_json_object
+from llama_index.finetuning.embeddings.manifest import read_manifest
 from llama_index.finetuning.embeddings.model_folder import is_model, open_model
 from llama_index.finetuning.embeddings.trust import check_names_no_code
 
@@ -52,7 +52,7 @@ def load_finetuned_model(
 def _full_model(folder: Path, kwargs: dict[str, Any]) -> BaseEmbedding:
     if not kwargs.get("trust_remote_code"):
         check_names_no_code(folder)
-    prompts = _prompts(folder)
+    prompts = read_manifest(folder).get("prompts") or {}
     settings = {
         "query_instruction": prompts.get("query"),
         "text_instruction": prompts.get("text"),
@@ -65,24 +65,6 @@ def _full_model(folder: Path, kwargs: dict[str, Any]) -> BaseEmbedding:
             f"The model in {str(folder)!r} can't be loaded ({type(error).__name__}: {error}). If "
             "the arguments are right, its files are damaged: write or copy the folder again."
         ) from error
-
-
-def _prompts(folder: Path) -> dict[str, str | None]:
-    """Read the prompts that a full model was trained with."""
-    if not (folder / MANIFEST).exists():
-        return {}
-    try:
-        prompts = read_json_object(folder / MANIFEST).get("prompts") or {}
-        if not isinstance(prompts, dict) or not all(
-            isinstance(prompt, str | None) for prompt in prompts.values()
-        ):
-            raise ValueError("'prompts' is no object of texts")
-    except (OSError, ValueError) as error:
-        raise ModelFolderError(
-            f"{str(folder / MANIFEST)!r} can't be read ({error}), so that the model's prompts "
-            "are not known. Write it again, or load the folder with HuggingFaceEmbedding."
-        ) from error
-    return prompts
 
 
 def _base(folder: Path, description: AdapterDescription) -> BaseEmbedding:

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from llama_index.finetuning.embeddings.dataset import EmbeddingQAFinetuneDataset
-from llama_index.finetuning.embeddings.files import MANIFEST, write_json
+from llama_index.finetuning.embeddings.errors import ModelFolderError
+from llama_index.finetuning.embeddings.files import MANIFEST, read_json_object, write_json
 from llama_index.finetuning.embeddings.redaction import HIDDEN, is_secret_name, redacted
 
 _DISTRIBUTIONS = (
@@ -72,6 +73,29 @@ def describe_run(
 def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
     """Write a run's description as ``finetuning.json`` into a folder that is being filled."""
     write_json(folder / MANIFEST, manifest)
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Read the record of a full model's run; empty where there is none.
+
+    Raises:
+        ModelFolderError: It can't be read, or its prompts are no texts.
+    """
+    if not (folder / MANIFEST).exists():
+        return {}
+    try:
+        manifest = read_json_object(folder / MANIFEST)
+        prompts = manifest.get("prompts") or {}
+        if not isinstance(prompts, dict) or not all(
+            isinstance(prompt, str | None) for prompt in prompts.values()
+        ):
+            raise ValueError("'prompts' is no object of texts")
+    except (OSError, ValueError) as error:
+        raise ModelFolderError(
+            f"{str(folder / MANIFEST)!r} can't be read ({error}), so that the model's prompts "
+            "are not known. Write it again, or load the folder with HuggingFaceEmbedding."
+        ) from error
+    return manifest
 
 
 def public_name(model_name: str) -> str:

@@ -12,12 +12,8 @@ from sentence_transformers import SentenceTransformer
 
 from llama_index.finetuning.embeddings.dataset import EmbeddingQAFinetuneDataset
 from llama_index.finetuning.embeddings.errors import ConfigurationError, ModelFolderError
-from llama_index.finetuning.embeddings.files import (
-    MANIFEST,
-    check_writable,
-    output_lock,
-    read_json_object,
-)
+from llama_index.finetuning.embeddings.files import check_writable, output_lock
+from llama_index.finetuning.embeddings.manifest import read_manifest
 from llama_index.finetuning.embeddings.model_folder import SIDES, has_two_sides, is_model
 from llama_index.finetuning.embeddings.sentence_transformer.length import set_max_seq_length
 from llama_index.finetuning.embeddings.sentence_transformer.saving import save_merged
@@ -95,7 +91,7 @@ def merge_with_base(
         document_model = load(folder / SIDES[1]) if two_sides else None
         base = load(base_model_id)
         _check_same_shape(finetuned, base)
-        facts = _facts(folder)
+        facts = read_manifest(folder)
         tried: dict[str, float] = {}
         if val_dataset is not None:
             prompts = facts.get("prompts") or {}
@@ -112,18 +108,6 @@ def merge_with_base(
             document_model=document_model,
         )
     return os.fspath(output_path)
-
-
-def _facts(folder: Path) -> dict[str, Any]:
-    if not (folder / MANIFEST).is_file():
-        return {}
-    try:
-        return read_json_object(folder / MANIFEST)
-    except (OSError, ValueError) as error:
-        raise ModelFolderError(
-            f"{str(folder / MANIFEST)!r} can't be read ({error}), so that the model's prompts are "
-            "not known. Write it again, or take it away."
-        ) from error
 
 
 def mixed(

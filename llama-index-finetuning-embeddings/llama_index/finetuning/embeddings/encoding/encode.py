@@ -305,10 +305,10 @@ def _calls(
 
 
 @contextlib.contextmanager
-def _batch_size(embed_model: BaseEmbedding, size: int | None) -> Iterator[int]:
+def _batch_size(embed_model: BaseEmbedding, size: int) -> Iterator[int]:
     """Give the batch size, which the model's own batch call is made to follow for the moment."""
     before = embed_model.embed_batch_size
-    if size is None or size == before:
+    if size == before:
         yield before
         return
     embed_model.embed_batch_size = size

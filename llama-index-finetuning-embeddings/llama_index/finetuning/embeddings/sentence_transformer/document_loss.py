@@ -78,7 +78,7 @@ class DocumentRankingLoss(nn.Module):
         self.keep_activations_tokens = keep_activations_tokens
 
     def extra_repr(self) -> str:
-        """Say what the loss is made of; a checkpoint is only resumed with the same."""
+        """Say what the loss is made of, for the record of a run."""
         return f"scale={self.scale}, symmetric={self.symmetric}, dims={self.dims}"
 
     def forward(self, sentence_features: Iterable[Features], labels: Targets) -> Tensor:

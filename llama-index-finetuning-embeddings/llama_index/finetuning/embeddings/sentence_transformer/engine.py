@@ -422,20 +422,20 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
     def _train(
         self, folder: Path, args: TrainingArguments, base: RetrievalResult | None
     ) -> tuple[Trainer, BestModel | None]:
-        own = self._fingerprint(args)
+        run_hash = self._fingerprint(args)
         checkpoint = None
         if self.resume_from_checkpoint:
             # All processes go on from the same step; one that lacks the folder fails aloud.
-            number = distributed.from_main(lambda: last_checkpoint(folder, own))
-            checkpoint = None if number is None else folder / number.name
+            found = distributed.from_main(lambda: last_checkpoint(folder, run_hash))
+            checkpoint = None if found is None else folder / found.name
             logger.info("Resuming from %s", checkpoint or "the start: there is no checkpoint")
         if checkpoint is None and distributed.is_main():
             shutil.rmtree(folder / "best", ignore_errors=True)
         best = None
-        callbacks = [CheckpointSeal(own), *self.callbacks]
+        callbacks = [CheckpointSeal(run_hash), *self.callbacks]
         if base is not None:
             best = BestModel(
-                self.model, folder / "best", own, patience=self.early_stopping_patience
+                self.model, folder / "best", run_hash, patience=self.early_stopping_patience
             )
             best.offer(base.metrics["ndcg@10"], BASE_STEP)
             callbacks.append(best)
@@ -471,7 +471,7 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
     def _fingerprint(self, args: TrainingArguments) -> str:
         """Return what makes two runs the same, so that only checkpoints of this one are resumed."""
         ignored = {"output_dir", "num_train_epochs", "max_steps", "disable_tqdm", "logging_dir"}
-        ignored |= {"local_rank"}  # differs between the processes of one run
+        ignored.add("local_rank")  # differs between the processes of one run
         fields = {name: str(value) for name, value in args.to_dict().items() if name not in ignored}
         return fingerprint(
             model_id=self.model_id,

@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 # A document with more queries comes again in the same epoch: by experiment, see
 # benchmarks/RESULTS.md.
-_MAX_QUERIES_PER_DOCUMENT = 2
+MAX_QUERIES_PER_DOCUMENT = 2
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def build_task(
         grouped = rows.document_rows(
             dataset,
             use_all_docs=use_all_docs,
-            max_queries=1 if apart else _MAX_QUERIES_PER_DOCUMENT,
+            max_queries=1 if apart else MAX_QUERIES_PER_DOCUMENT,
         )
         steps = StepBuilder(dataset, grouped, false_negatives_apart=apart)
         return Task(
