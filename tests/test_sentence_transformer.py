@@ -510,9 +510,9 @@ def test_length_is_left_alone_below_five_percent_and_capped_by_positions(tiny_be
     """5 % of cut documents are tolerated; more take the 95 % quantile, up to 64 positions."""
     model = SentenceTransformer(str(tiny_bert_dir), device="cpu")
     assert position_limit(model) == 64
-    assert choose_max_seq_length(model, np.array([10] * 95 + [50] * 5)) is None
-    assert choose_max_seq_length(model, np.array([10] * 90 + [50] * 10)) == 50
-    assert choose_max_seq_length(model, np.array([10] * 90 + [500] * 10)) == 64
+    assert choose_max_seq_length(model, lambda: np.array([10] * 95 + [50] * 5)) is None
+    assert choose_max_seq_length(model, lambda: np.array([10] * 90 + [50] * 10)) == 50
+    assert choose_max_seq_length(model, lambda: np.array([10] * 90 + [500] * 10)) == 64
 
 
 def test_attention_is_fused_on_a_cpu_while_training(engine):

@@ -123,8 +123,9 @@ def mixed(
     merged = copy.deepcopy(finetuned)
     others = base.state_dict()
     with torch.no_grad():
-        for name, tensor in merged.state_dict().items():
-            if tensor.is_floating_point():
+        # Each once, where a state dict would name shared weights twice.
+        for name, tensor in [*merged.named_parameters(), *merged.named_buffers()]:
+            if name in others and tensor.is_floating_point():
                 tensor.lerp_(others[name].to(tensor), 1 - share)
     return merged
 

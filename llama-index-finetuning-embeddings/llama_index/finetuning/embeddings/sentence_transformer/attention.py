@@ -24,7 +24,9 @@ def fused_attention(model: SentenceTransformer) -> Iterator[None]:
     512 tokens and takes a quarter of the memory. All other dropout stays.
     """
     found = upstream.transformer_child(model)
-    if found is None or model.device.type != "cpu":
+    # Only PyTorch's own attention has a kernel to gain; elsewhere the dropout would go for nothing.
+    fused = found is not None and getattr(found[2].config, "_attn_implementation", "") == "sdpa"
+    if found is None or not fused or model.device.type != "cpu":
         yield
         return
     modules = dict(found[2].named_modules())

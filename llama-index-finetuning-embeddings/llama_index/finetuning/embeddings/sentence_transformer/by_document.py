@@ -114,6 +114,11 @@ class StepBuilder:
         key = frozenset([self._index.key_of[row.document_id]])
         return RowKeys(documents=key, relevant=key)
 
+    @property
+    def n_documents(self) -> int:
+        """The number of distinct documents in all rows, their hard negatives included."""
+        return len({self._index.key_of[docid] for docid in self._document_ids(self.rows)})
+
     def __call__(self, row_numbers: Sequence[int]) -> Step:
         """Lay out the step of some rows."""
         rows = [self.rows[i] for i in row_numbers]
@@ -128,7 +133,7 @@ class StepBuilder:
             relate(self._index, pairs, list(keys)),
         )
 
-    def _document_ids(self, rows: list[DocumentRow]) -> list[str]:
+    def _document_ids(self, rows: Sequence[DocumentRow]) -> list[str]:
         own = [row.document_id for row in rows]
         hard = self._dataset.hard_negatives or {}
         return own + [docid for row in rows for qid in row.query_ids for docid in hard.get(qid, ())]

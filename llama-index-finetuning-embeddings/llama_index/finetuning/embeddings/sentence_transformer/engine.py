@@ -19,7 +19,7 @@ from transformers import PrinterCallback, ProgressCallback, TrainerCallback, set
 from llama_index.finetuning.embeddings.base import BaseFinetuningEngine
 from llama_index.finetuning.embeddings.dataset import EmbeddingQAFinetuneDataset
 from llama_index.finetuning.embeddings.description import token_lengths
-from llama_index.finetuning.embeddings.errors import ConfigurationError
+from llama_index.finetuning.embeddings.errors import ConfigurationError, DatasetError
 from llama_index.finetuning.embeddings.evaluation.evaluate import RetrievalResult
 from llama_index.finetuning.embeddings.files import output_lock, work_folder
 from llama_index.finetuning.embeddings.manifest import describe_run
@@ -39,6 +39,7 @@ from llama_index.finetuning.embeddings.sentence_transformer.arguments import (
 from llama_index.finetuning.embeddings.sentence_transformer.attention import fused_attention
 from llama_index.finetuning.embeddings.sentence_transformer.fingerprint import fingerprint
 from llama_index.finetuning.embeddings.sentence_transformer.length import (
+    check_max_seq_length,
     choose_max_seq_length,
     set_max_seq_length,
 )
@@ -51,11 +52,17 @@ from llama_index.finetuning.embeddings.sentence_transformer.training import (
     BestModel,
     CheckpointSeal,
     Progress,
+    SavedWeights,
     Trainer,
     last_checkpoint,
+)
+from llama_index.finetuning.embeddings.sentence_transformer.training_args import (
+    changed_fields,
+    default_learning_rate,
     merge_training_args,
 )
 from llama_index.finetuning.embeddings.sentence_transformer.validation import (
+    METRIC,
     RetrievalEvaluator,
 )
 from llama_index.finetuning.embeddings.trust import check_names_no_code
@@ -64,8 +71,15 @@ logger = logging.getLogger(__name__)
 
 BASE_STEP = 0
 # By experiment, see benchmarks/RESULTS.md.
-_LEARNING_RATES = {"both": 3e-5, "query": 2e-5}
+_QUERY_LEARNING_RATE = 2e-5
 _QUERIES_PER_DOCUMENT = 4
+# Training arguments, by the beginnings of their names, that may change when a run is resumed.
+_SHAPES_NO_WEIGHTS = (
+    *("output_dir", "num_train_epochs", "max_steps", "local_rank", "resume_from_checkpoint"),
+    *("eval_", "save_", "logging_", "log_", "report_to", "run_name", "project", "disable_tqdm"),
+    *("hub_", "push_to_hub", "metric_for_best_model", "greater_is_better", "load_best_model"),
+    *("dataloader_num_workers", "dataloader_pin", "dataloader_persist", "dataloader_prefetch"),
+)
 _BASE_KEPT = (
     "No step of the training beat the base's nDCG@10 of %.4f on the validation set: the base is "
     "handed back unchanged."
@@ -108,7 +122,9 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
             vectors that the base gives the documents. An index that exists stays valid, a step
             costs a tenth, and the model handed back is an `AsymmetricEmbeddingModel`.
         training_args: ``SentenceTransformerTrainingArguments``, or some of its fields as a dict,
-            laid over the engine's own choices.
+            laid over the engine's own choices. Of an instance those fields count that differ from
+            the class's defaults. The learning rate is 2e-5 unless you give one, up to 5e-5 where
+            an epoch has fewer than 64 steps, and ten times that with ``peft_config``.
         matryoshka_dims: Train these prefixes of the vectors beside the whole.
         peft_config: Train a PEFT adapter such as LoRA, merged into the saved model.
         query_prompt: Put before every query, in training, evaluation and the returned model.
@@ -118,7 +134,8 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
             as far as the model's positions reach. None: the model's own. With
             ``train="query"`` the documents keep the model's own in any case.
         precision: ``"auto"`` (bf16 where the hardware has it, else fp32), ``"bf16"``, ``"fp16"``
-            or ``"fp32"``. Weights and optimizer are in fp32 in any case. On a CPU the environment
+            or ``"fp32"``. Weights and optimizer are in fp32, unless ``model_kwargs`` names a
+            ``dtype`` for the weights. On a CPU the environment
             variables ``ONEDNN_PRIMITIVE_CACHE_CAPACITY`` and ``LRU_CACHE_CAPACITY`` are set to 32
             unless you set them: kernels compiled for bf16 would pile up in memory.
         batching: ``"by_document"``, ``"pairs"``, or ``"auto"``: by document where the loss allows
@@ -226,6 +243,8 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
         if use_cpu:
             limit_kernel_caches()
         self.model = self._load_model()
+        if isinstance(max_seq_length, int):
+            check_max_seq_length(self.model, max_seq_length)
         set_seed(seed)
         self._add_adapter()
         self._task = self._build_task(loss)
@@ -266,6 +285,16 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
         model.default_prompt_name = None
         if not {"dtype", "torch_dtype"} & self.model_kwargs.keys():
             model.float()
+        if any(isinstance(module, upstream.router()) for module in model.children()):
+            raise ConfigurationError(
+                f"'model_id' must be one model (got {self.model_id!r}, a Router with one for "
+                "queries and one for documents). Give one of the two."
+            )
+        if not any(weights.requires_grad for weights in model.parameters()):
+            raise ConfigurationError(
+                f"'model_id' must have weights to train (got {self.model_id!r}, where all "
+                "are frozen). Merge an adapter into its model first."
+            )
         return model
 
     def _add_adapter(self) -> None:
@@ -307,7 +336,6 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
             "output_dir": output_dir,
             "num_train_epochs": self.epochs,
             "per_device_train_batch_size": rows,
-            "learning_rate": _LEARNING_RATES[self.train],
             "bf16": precision == "bf16",
             "fp16": precision == "fp16",
             "eval_strategy": "no" if self.val_dataset is None else strategy,
@@ -315,6 +343,7 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
             "save_strategy": "steps" if self.save_checkpoints else "no",
             "save_steps": self.checkpoint_save_steps,
             "save_total_limit": self.checkpoint_save_total_limit or None,
+            "metric_for_best_model": None if self.val_dataset is None else f"eval_{METRIC}",
             "logging_steps": 10,
             "report_to": "none",
             "disable_tqdm": not self.show_progress_bar,
@@ -325,8 +354,16 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
             **upstream.warmup_argument(0.1),
         }
 
+    def _default_learning_rate(self, args: TrainingArguments) -> float:
+        if self.train == "query":
+            return _QUERY_LEARNING_RATE
+        return default_learning_rate(args, len(self._task.rows), lora=self.peft_config is not None)
+
     def finetune(self, **train_kwargs: Any) -> None:
         """Train, keep the best weights, and write the model to ``model_output_path``.
+
+        Training starts from the weights that the engine holds: those of ``model_id``, or of the
+        call before. A call that fails or is interrupted puts them back.
 
         With a validation set the base is compared with the result, query by query: the table is
         logged, kept as ``report`` and in the model card, and written as ``report.html``.
@@ -338,6 +375,7 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
         Raises:
             ConfigurationError: A keyword is no training argument.
             TrainingError: The loss is no longer finite.
+            DatasetError: There is nothing to choose from in any step.
             OutputError: The output can't be written, or another run is writing it.
         """
         self.dataset.check()
@@ -354,7 +392,9 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
                 ),
                 self.training_args,
                 train_kwargs,
+                self._default_learning_rate,
             )
+            self._check_learnable(args)
             if device.type == "cuda" and distributed.world_size() == 1:
                 # Else upstream spreads the batch over all GPUs, and multiplies it.
                 args._n_gpu = 1
@@ -362,21 +402,49 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
             set_seed(self.seed)
             self._add_adapter()
             own_length = self.model.max_seq_length
-            self._encode_frozen_documents(precision)
-            base = None if self.evaluator is None else self.evaluator.evaluate(self.model)
-            self._set_max_seq_length()
-            phases = {"evaluate base": time.perf_counter() - started}
-            started = time.perf_counter()
-            trainer, best = self._train(folder, args, base)
-            phases["train"] = time.perf_counter() - started
-            result = base
-            if best is not None and self.evaluator is not None:
-                best.restore()
-                if best.step == BASE_STEP:
-                    set_max_seq_length(self.model, own_length)
-                else:
-                    result = self.evaluator.evaluate(self.model)
-            self._save(output, trainer, best, base, result, phases)
+            start = SavedWeights(self.model, folder / "start.safetensors")
+            start.save()
+            try:
+                base = None if self.evaluator is None else self.evaluator.evaluate(self.model)
+                self._encode_frozen_documents(precision)
+                self._set_max_seq_length()
+                phases = {"evaluate base": time.perf_counter() - started}
+                started = time.perf_counter()
+                trainer, best = self._train(folder, args, base)
+                phases["train"] = time.perf_counter() - started
+                best_step, result = trainer.state.global_step, base
+                if best is not None and base is not None and self.evaluator is not None:
+                    best.restore()
+                    best_step, result = best.step, self.evaluator.evaluate(self.model)
+                    # In training the steps were scored in half precision, the base was not.
+                    if best_step == BASE_STEP or _ndcg(result) < _ndcg(base):
+                        start.restore()
+                        set_max_seq_length(self.model, own_length)
+                        best_step, result = BASE_STEP, base
+            except BaseException:
+                # The others of several processes may be gone, so that each reads for itself.
+                if start.path.is_file():
+                    start.restore_here()
+                set_max_seq_length(self.model, own_length)
+                raise
+            finally:
+                start.path.unlink(missing_ok=True)
+            self._save(output, trainer, best_step, base, result, phases)
+
+    def _check_learnable(self, args: TrainingArguments) -> None:
+        if self._task.n_documents is None:
+            return
+        if self._task.n_documents < 2:
+            raise DatasetError(
+                "'dataset' has one and the same document for all its queries: there is no other to "
+                "tell it from. Add queries of other documents, or hard_negatives."
+            )
+        rows = args.per_device_train_batch_size * distributed.world_size()
+        if rows == 1 and self.train == "both" and not self.dataset.hard_negatives:
+            raise ConfigurationError(
+                "'batch_size' must be at least 2 without hard_negatives (got 1): a step of one "
+                "document has no other to tell it from, and gradient accumulation brings none."
+            )
 
     def _alone(self, output: Path) -> contextlib.AbstractContextManager[None]:
         """Keep other runs from writing the same folder; the main process does so for all."""
@@ -401,7 +469,8 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
     def _encode_frozen_documents(self, precision: str) -> None:
         if self._task.frozen_documents is not None:
             halves = {"bf16": torch.bfloat16, "fp16": torch.float16}
-            self._task.frozen_documents.encode(self.model, halves.get(precision))
+            known = {} if self.evaluator is None else self.evaluator.document_vectors()
+            self._task.frozen_documents.encode(self.model, halves.get(precision), known)
 
     def _set_max_seq_length(self) -> None:
         chosen = self.max_seq_length
@@ -410,7 +479,7 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
         if chosen == "auto":
             prefix = self.text_prompt
             texts = [prefix + self.dataset.corpus[docid] for docid in self._training_documents()]
-            chosen = choose_max_seq_length(self.model, token_lengths(texts, self.model))
+            chosen = choose_max_seq_length(self.model, lambda: token_lengths(texts, self.model))
         if chosen is not None:
             set_max_seq_length(self.model, int(chosen))
 
@@ -437,7 +506,7 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
             best = BestModel(
                 self.model, folder / "best", run_hash, patience=self.early_stopping_patience
             )
-            best.offer(base.metrics["ndcg@10"], BASE_STEP)
+            best.offer(_ndcg(base), BASE_STEP)
             callbacks.append(best)
         trainer = Trainer(
             batch_sampler=self._task.batch_sampler,
@@ -470,9 +539,11 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
 
     def _fingerprint(self, args: TrainingArguments) -> str:
         """Return what makes two runs the same, so that only checkpoints of this one are resumed."""
-        ignored = {"output_dir", "num_train_epochs", "max_steps", "disable_tqdm", "logging_dir"}
-        ignored.add("local_rank")  # differs between the processes of one run
-        fields = {name: str(value) for name, value in args.to_dict().items() if name not in ignored}
+        fields = {
+            name: str(value)
+            for name, value in args.to_dict().items()
+            if not name.startswith(_SHAPES_NO_WEIGHTS)
+        }
         return fingerprint(
             model_id=self.model_id,
             dataset=self.dataset.fingerprint(),
@@ -490,17 +561,17 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
         self,
         output: Path,
         trainer: Trainer,
-        best: BestModel | None,
+        best_step: int,
         base: RetrievalResult | None,
         result: RetrievalResult | None,
         phases: dict[str, float],
     ) -> None:
         metrics: dict[str, Any] = {}
         report = None
-        if best and base and result and self.val_dataset:
-            metrics = {"before": base.metrics, "after": result.metrics, "best_step": best.step}
-            if best.step == BASE_STEP:
-                logger.warning(_BASE_KEPT, base.metrics["ndcg@10"])
+        if base and result and self.val_dataset:
+            metrics = {"before": base.metrics, "after": result.metrics, "best_step": best_step}
+            if best_step == BASE_STEP:
+                logger.warning(_BASE_KEPT, _ndcg(base))
             report = report_from_results(
                 {"base": base, "finetuned": result}, self.val_dataset, seed=self.seed
             )
@@ -530,6 +601,7 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
         distributed.barrier()
 
     def _parameters(self, args: TrainingArguments) -> dict[str, Any]:
+        plain = args.to_dict()
         return {
             "model_id": self.model_id,
             "loss": f"{type(self.loss).__name__}({self.loss.extra_repr()})",
@@ -542,6 +614,9 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
             "use_all_docs": self.use_all_docs,
             "matryoshka_dims": list(self.matryoshka_dims) if self.matryoshka_dims else None,
             "peft_config": self.peft_config and self.peft_config.to_dict(),
+            "model_kwargs": {name: str(value) for name, value in self.model_kwargs.items()},
+            "training_args": {name: plain[name] for name in changed_fields(args)},
+            "processes": distributed.world_size(),
         }
 
     def get_finetuned_model(self, **model_kwargs: Any) -> BaseEmbedding:
@@ -585,6 +660,10 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
             ModelFolderError: ``finetune()`` has not written a model yet.
         """
         return saving.push_to_hub(Path(self.model_output_path), repo_id, **kwargs)
+
+
+def _ndcg(result: RetrievalResult) -> float:
+    return result.metrics["ndcg@10"]
 
 
 def _finite(length: float | None) -> int | None:

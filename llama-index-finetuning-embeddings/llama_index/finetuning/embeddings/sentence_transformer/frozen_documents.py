@@ -1,7 +1,7 @@
 """Training the encoder of the queries alone, against document vectors that stay as they are."""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -42,7 +42,7 @@ class FrozenDocuments:
     ) -> None:
         self.index = RelevanceIndex(dataset)
         hard = dataset.hard_negatives or {}
-        relevant = [docid for found in dataset.relevant_docs.values() for docid in found]
+        relevant = [docid for qid in dataset.queries for docid in dataset.relevant_docs[qid]]
         named = [docid for qid in dataset.queries for docid in hard.get(qid, ())]
         self._text_of = {self.index.key_of[d]: dataset.corpus[d] for d in [*relevant, *named]}
         self.keys = list(self._text_of)
@@ -55,12 +55,15 @@ class FrozenDocuments:
         self._text_prompt = text_prompt
         self.vectors: Tensor | None = None
 
-    def encode(self, model: SentenceTransformer, dtype: torch.dtype | None) -> None:
+    def encode(
+        self, model: SentenceTransformer, dtype: torch.dtype | None, known: Mapping[str, Tensor]
+    ) -> None:
         """Embed every document once; later calls keep what the first one made.
 
         Args:
             model: The untouched base.
             dtype: Half precision to compute in, None for the weights' own.
+            known: Vectors of texts that the base has embedded already, each of shape ``(dim,)``.
         """
         if self.vectors is not None:
             return
@@ -69,15 +72,18 @@ class FrozenDocuments:
             if dtype is None
             else torch.autocast(model.device.type, dtype=dtype)
         )
+        texts = list(self._text_of.values())
+        unknown = [text for text in texts if text not in known]
         with mixed:
             made = model.encode(
-                list(self._text_of.values()),
+                unknown,
                 prompt=self._text_prompt or None,
                 convert_to_tensor=True,
                 show_progress_bar=False,
             )
-        # Made in inference mode, where tensors can't take part in a gradient.
-        self.vectors = made.float().cpu().clone()
+        vectors = {**known, **dict(zip(unknown, made, strict=True))}
+        # A copy: those made in inference mode can't take part in a gradient.
+        self.vectors = torch.stack([vectors[text].float().cpu().clone() for text in texts])
 
 
 class QueryStepCollator:
@@ -153,7 +159,10 @@ class QueryStepCollator:
         if not self._documents.only_hard:
             return
         columns = [i for i, key in enumerate(keys) if key in self._documents.only_hard]
+        place = {keys[column]: i for i, column in enumerate(columns)}
+        block = matrix[:, columns]
+        hidden = block == NEGATIVE
         for line, qid in enumerate(query_ids):
-            named = self._documents.hard_keys[qid]
-            others = [i for i in columns if keys[i] not in named and matrix[line, i] == NEGATIVE]
-            matrix[line, others] = MASKED
+            named = self._documents.hard_keys[qid] & place.keys()
+            hidden[line, [place[key] for key in named]] = False
+        matrix[:, columns] = block.masked_fill(hidden, MASKED)

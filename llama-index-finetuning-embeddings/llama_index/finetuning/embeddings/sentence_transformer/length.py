@@ -1,7 +1,7 @@
 """How many tokens of a document the model sees."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ _TOLERATED_SHARE = 0.05
 
 
 def choose_max_seq_length(
-    model: SentenceTransformer, document_lengths: NDArray[np.int64]
+    model: SentenceTransformer, document_lengths: Callable[[], NDArray[np.int64]]
 ) -> int | None:
     """Return the length that holds 95 % of the documents, if the model's own cuts more than 5 %.
 
@@ -26,17 +26,18 @@ def choose_max_seq_length(
 
     Args:
         model: The model to train.
-        document_lengths: Tokens of each training document, special tokens and prompt included,
-            shape ``(n_documents,)``.
+        document_lengths: Counts the tokens of each training document, special tokens and prompt
+            included, shape ``(n_documents,)``; not called where the positions allow no more.
     """
     own = model.max_seq_length
     limit = position_limit(model)
     if own is None or limit is None or limit <= own:
         return None
-    cut = share_cut(document_lengths, own)
+    lengths = document_lengths()
+    cut = share_cut(lengths, own)
     if cut <= _TOLERATED_SHARE:
         return None
-    wanted = int(np.quantile(document_lengths, 1 - _TOLERATED_SHARE, method="higher"))
+    wanted = int(np.quantile(lengths, 1 - _TOLERATED_SHARE, method="higher"))
     chosen = min(wanted, limit)
     logger.info(
         "max_seq_length: the model's own %d tokens cut %.0f %% of the training documents; "
@@ -44,9 +45,23 @@ def choose_max_seq_length(
         own,
         100 * cut,
         chosen,
-        100 * share_cut(document_lengths, chosen),
+        100 * share_cut(lengths, chosen),
     )
     return chosen
+
+
+def check_max_seq_length(model: SentenceTransformer, length: int) -> None:
+    """Make sure that a model's positions reach a length.
+
+    Raises:
+        ConfigurationError: They don't.
+    """
+    limit = position_limit(model)
+    if limit is not None and length > limit:
+        raise ConfigurationError(
+            f"'max_seq_length' must not exceed the {limit} positions of the model (got {length}). "
+            "Use 'auto' or a smaller number."
+        )
 
 
 def set_max_seq_length(model: SentenceTransformer, length: float | None) -> None:

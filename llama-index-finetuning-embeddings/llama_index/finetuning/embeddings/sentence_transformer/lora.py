@@ -18,7 +18,8 @@ def add_adapter(model: SentenceTransformer, peft_config: Any) -> None:
 
     Raises:
         MissingExtraError: PEFT is not installed.
-        ConfigurationError: It is no PEFT config, or the model has no transformer to adapt.
+        ConfigurationError: It is no PEFT config, or of a kind that can't be merged, or the model
+            has no transformer to adapt.
     """
     peft = require("peft", extra="lora", purpose="'peft_config'")
     if not isinstance(peft_config, peft.PeftConfig):
@@ -29,7 +30,13 @@ def add_adapter(model: SentenceTransformer, peft_config: Any) -> None:
     if found is None:
         raise ConfigurationError("'peft_config' needs a transformer model, which this one is not.")
     module, name, transformer = found
-    setattr(module, name, peft.get_peft_model(transformer, peft_config))
+    adapted = peft.get_peft_model(transformer, peft_config)
+    if not hasattr(adapted, "merge_and_unload"):
+        raise ConfigurationError(
+            f"'peft_config' must be of a kind that can be merged into the weights, such as "
+            f"LoraConfig (got {type(peft_config).__name__})."
+        )
+    setattr(module, name, adapted)
 
 
 def has_adapter(model: SentenceTransformer) -> bool:

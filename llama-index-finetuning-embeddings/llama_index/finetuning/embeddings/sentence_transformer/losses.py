@@ -157,7 +157,8 @@ def plain_ranking(loss: Any) -> PlainRanking | None:
         return None
     from sentence_transformers.util import cos_sim
 
-    usual = {"similarity_fct": cos_sim, "hardness_mode": None, "gather_across_devices": False}
+    # Documents of all processes are gathered in any case.
+    usual = {"similarity_fct": cos_sim, "hardness_mode": None}
     if any(getattr(loss, name, value) != value for name, value in usual.items()):
         return None
     symmetric = type(loss) in both_ways

@@ -13,7 +13,7 @@ from torch import nn
 
 from llama_index.finetuning.embeddings.dataset import EmbeddingQAFinetuneDataset
 from llama_index.finetuning.embeddings.errors import ConfigurationError
-from llama_index.finetuning.embeddings.sentence_transformer import rows, upstream
+from llama_index.finetuning.embeddings.sentence_transformer import distributed, rows, upstream
 from llama_index.finetuning.embeddings.sentence_transformer.batching import (
     FalseNegativeFreeBatchSampler,
 )
@@ -52,6 +52,8 @@ class Task:
         batch_sampler: Makes the sampler from the rows, a batch size and ``drop_last``.
         collator: Turns rows into tensors; None is sentence-transformers' own.
         prompts: Column name to prompt, for sentence-transformers' own collator.
+        n_documents: Distinct documents that the queries choose from; None where the loss lets
+            them choose from none.
         frozen_documents: What the queries are trained against where their encoder alone is
             trained; to be encoded before the first step.
     """
@@ -62,6 +64,7 @@ class Task:
     batch_sampler: Callable[..., FalseNegativeFreeBatchSampler]
     collator: StepCollator | QueryStepCollator | None
     prompts: dict[str, str] | None
+    n_documents: int | None = None
     frozen_documents: FrozenDocuments | None = None
 
 
@@ -128,8 +131,15 @@ def build_task(
             ),
             collator=StepCollator(model, steps, query_prompt, text_prompt),
             prompts=None,
+            n_documents=steps.n_documents,
         )
     bound = build_loss(loss, model)
+    if distributed.world_size() > 1 and getattr(bound, "gather_across_devices", False):
+        raise ConfigurationError(
+            f"'loss' can't gather documents across processes ({_name(bound)} with "
+            "gather_across_devices=True): a document of one process may be relevant to another's "
+            "query. Leave it at False, or use MultipleNegativesRankingLoss."
+        )
     if matryoshka_dims is not None:
         bound = upstream.losses().MatryoshkaLoss(model, bound, list(matryoshka_dims))
     laid_out = rows.build_rows(dataset, loss_format(bound), use_all_docs=use_all_docs, seed=seed)
@@ -171,6 +181,7 @@ def _query_task(
             model, dataset, list(grouped.values()), documents, query_prompt, seed
         ),
         prompts=None,
+        n_documents=len(documents.keys),
         frozen_documents=documents,
     )
 

@@ -1,7 +1,5 @@
-"""The Trainer, its arguments, and the callback that remembers the best weights."""
+"""The Trainer, its checkpoints, and the callback that remembers the best weights."""
 
-import dataclasses
-import difflib
 import functools
 import json
 import logging
@@ -12,18 +10,19 @@ from typing import Any
 import torch
 from safetensors.torch import load_model, save_model
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer
-from sentence_transformers import SentenceTransformerTrainingArguments as TrainingArguments
 from torch import Tensor
 from transformers import ProgressCallback, TrainerCallback, TrainerControl, TrainerState
 
-from llama_index.finetuning.embeddings.errors import ConfigurationError, TrainingError
+from llama_index.finetuning.embeddings.errors import TrainingError
 from llama_index.finetuning.embeddings.files import atomic_file, output_errors, read_json_object
 from llama_index.finetuning.embeddings.sentence_transformer import distributed
+from llama_index.finetuning.embeddings.sentence_transformer.lora import has_adapter
 from llama_index.finetuning.embeddings.sentence_transformer.validation import METRIC
 
 logger = logging.getLogger(__name__)
 
 _SEAL = "complete.txt"
+_ALL_WEIGHTS = "all_weights.safetensors"
 
 
 class Trainer(SentenceTransformerTrainer):  # type: ignore[misc]
@@ -32,17 +31,20 @@ class Trainer(SentenceTransformerTrainer):  # type: ignore[misc]
     def __init__(self, *, batch_sampler: Callable[..., Any], **kwargs: Any) -> None:
         self._make_batch_sampler = batch_sampler
         super().__init__(**kwargs)
+        self.add_callback(_Epochs(self))
+        self.sampler: Any = None
 
     def get_batch_sampler(
         self, dataset: Any, batch_size: int, drop_last: bool, *args: Any, **kwargs: Any
     ) -> Any:
         """Return our sampler for the training rows."""
-        return self._make_batch_sampler(
+        self.sampler = self._make_batch_sampler(
             dataset,
             batch_size=batch_size,
             drop_last=drop_last,
             n_processes=self.accelerator.num_processes,
         )
+        return self.sampler
 
     def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
         """Leave out upstream's model card, which would quote the user's documents."""
@@ -50,6 +52,19 @@ class Trainer(SentenceTransformerTrainer):  # type: ignore[misc]
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         with output_errors(Path(self.args.output_dir)):
             super()._save_checkpoint(*args, **kwargs)
+
+    def _save(self, output_dir: str | None = None, *args: Any, **kwargs: Any) -> None:
+        super()._save(output_dir, *args, **kwargs)
+        if has_adapter(self.model):
+            # What upstream wrote is the adapter alone, which it can't load again.
+            save_model(self.model, str(Path(output_dir or self.args.output_dir) / _ALL_WEIGHTS))
+
+    def _load_from_checkpoint(self, checkpoint_path: str, *args: Any, **kwargs: Any) -> None:
+        if not has_adapter(self.model):
+            super()._load_from_checkpoint(checkpoint_path, *args, **kwargs)
+            return
+        weights = str(Path(checkpoint_path) / _ALL_WEIGHTS)
+        load_model(self.model, weights, device=str(self.model.device))
 
     def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
         """Compute the loss, and stop at the first that is NaN or infinite.
@@ -65,6 +80,23 @@ class Trainer(SentenceTransformerTrainer):  # type: ignore[misc]
                 "an earlier model are unchanged; try a lower learning_rate, or precision='fp32'."
             )
         return result
+
+
+class _Epochs(TrainerCallback):  # type: ignore[misc]
+    """Tell the sampler which epoch begins.
+
+    Upstream does not in every version where several processes share the batches or a run is
+    resumed, and every epoch would have the batches of the first.
+    """
+
+    def __init__(self, trainer: Trainer) -> None:
+        self._trainer = trainer
+
+    def on_epoch_begin(
+        self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Pass the epoch on."""
+        self._trainer.sampler.set_epoch(int(state.epoch or 0))
 
 
 class CheckpointSeal(TrainerCallback):  # type: ignore[misc]
@@ -104,6 +136,34 @@ class Progress(ProgressCallback):  # type: ignore[misc]
             self.training_bar.set_postfix({name: f"{float(x):.4f}" for name, x in news.items()})
 
 
+class SavedWeights:
+    """A model's weights on disk, to be put back later.
+
+    Args:
+        model: The model.
+        path: Where they go; the main process writes, and reads for all.
+    """
+
+    def __init__(self, model: SentenceTransformer, path: Path) -> None:
+        self._model = model
+        self.path = path
+
+    def save(self) -> None:
+        """Write the model's present weights, in the main process only."""
+        if distributed.is_main():
+            with output_errors(self.path):
+                save_model(self._model, str(self.path))
+
+    def restore(self) -> None:
+        """Put the saved weights into the model of every process."""
+        distributed.from_main(self.restore_here)
+        distributed.share_weights(self._model)
+
+    def restore_here(self) -> None:
+        """Put the saved weights into the model of this process."""
+        load_model(self._model, str(self.path), device=str(self._model.device))
+
+
 class BestModel(TrainerCallback):  # type: ignore[misc]
     """Keep the weights that scored best on the validation set, on disk.
 
@@ -123,8 +183,8 @@ class BestModel(TrainerCallback):  # type: ignore[misc]
         *,
         patience: int | None = None,
     ) -> None:
-        self._model = model
-        self._weights = folder / "model.safetensors"
+        self._weights = SavedWeights(model, folder / "model.safetensors")
+        self.restore = self._weights.restore
         self._facts = folder / "best.json"
         self._fingerprint = fingerprint
         self._patience = patience
@@ -139,7 +199,7 @@ class BestModel(TrainerCallback):  # type: ignore[misc]
     @property
     def score(self) -> float:
         """The best weights' score; minus infinity before the first."""
-        if not (self._facts.is_file() and self._weights.is_file()):
+        if not (self._facts.is_file() and self._weights.path.is_file()):
             return float("-inf")
         facts = read_json_object(self._facts)
         return float(facts["score"]) if facts["run"] == self._fingerprint else float("-inf")
@@ -152,19 +212,11 @@ class BestModel(TrainerCallback):  # type: ignore[misc]
     def _keep_if_better(self, score: float, step: int) -> None:
         if score <= self.score:
             return
-        with output_errors(self._weights):
-            # Without the facts the weights count as absent, so that the two never disagree.
-            self._facts.unlink(missing_ok=True)
-            save_model(self._model, str(self._weights))
+        # Without the facts the weights count as absent, so that the two never disagree.
+        self._facts.unlink(missing_ok=True)
+        self._weights.save()
         with atomic_file(self._facts) as stream:
             json.dump({"score": score, "step": step, "run": self._fingerprint}, stream)
-
-    def restore(self) -> None:
-        """Put the best weights into the model of every process."""
-        distributed.from_main(
-            lambda: load_model(self._model, str(self._weights), device=str(self._model.device))
-        )
-        distributed.share_weights(self._model)
 
     def on_evaluate(
         self,
@@ -185,75 +237,16 @@ class BestModel(TrainerCallback):  # type: ignore[misc]
             control.should_training_stop = True
 
 
-def merge_training_args(
-    defaults: dict[str, Any],
-    given: TrainingArguments | Mapping[str, Any] | None,
-    overrides: Mapping[str, Any],
-) -> TrainingArguments:
-    """Lay the user's training arguments over the defaults, and a call's over both.
-
-    Args:
-        defaults: What the engine's own parameters ask for.
-        given: A mapping of field names, or an instance, of which the fields count that differ
-            from the class's own defaults.
-        overrides: What ``finetune()`` was called with.
-
-    Raises:
-        ConfigurationError: A name is no training argument, or a value is refused upstream.
-    """
-    if isinstance(given, TrainingArguments):
-        given = _changed_fields(given)
-    elif given is not None and not isinstance(given, Mapping):
-        raise ConfigurationError(
-            "'training_args' must be a dict or SentenceTransformerTrainingArguments "
-            f"(got {type(given).__name__})."
-        )
-    asked = {**(given or {}), **overrides}
-    if "output_dir" in asked:
-        raise ConfigurationError(
-            "'output_dir' is no choice of the training arguments: checkpoints go to "
-            f"checkpoints/<model_output_path> (got {asked['output_dir']!r}). Leave it out."
-        )
-    if {"warmup_steps", "warmup_ratio"} & asked.keys():
-        # Two names for one thing: the user's must not be overruled by our other one.
-        defaults = {name: value for name, value in defaults.items() if "warmup" not in name}
-    # Upstream would set this for several processes, with a warning, and lose rows that our
-    # sampler has in equally many batches for each.
-    merged = {"dataloader_drop_last": True, **defaults, **asked}
-    known = {field.name for field in dataclasses.fields(TrainingArguments) if field.init}
-    for name in merged:
-        if name not in known:
-            close = difflib.get_close_matches(name, known, n=3)
-            hint = f" Did you mean {', '.join(close)}?" if close else ""
-            raise ConfigurationError(
-                f"{name!r} is not a training argument of sentence-transformers.{hint}"
-            )
-    try:
-        args = TrainingArguments(**merged)
-    except (TypeError, ValueError) as error:
-        raise ConfigurationError(f"The training arguments are refused: {error}") from error
-    args.dataloader_drop_last = asked.get("dataloader_drop_last", False)
-    return args
-
-
-def _changed_fields(given: TrainingArguments) -> dict[str, Any]:
-    usual = TrainingArguments(output_dir="unused")
-    changed = {}
-    for field in dataclasses.fields(given):
-        value = getattr(given, field.name)
-        # An instance must name a folder; checkpoints go to the engine's own.
-        if field.init and field.name != "output_dir" and value != getattr(usual, field.name):
-            changed[field.name] = value
-    return changed
-
-
 def last_checkpoint(folder: Path, fingerprint: str) -> Path | None:
     """Return the newest whole checkpoint of a run, None if there is none."""
-    sealed = [
-        checkpoint
-        for checkpoint in folder.glob("checkpoint-*")
-        if _step(checkpoint) >= 0 and _seal(checkpoint) == fingerprint
-    ]
+    runs = {one: _seal(one) for one in folder.glob("checkpoint-*") if _step(one) >= 0}
+    sealed = [checkpoint for checkpoint, run in runs.items() if run == fingerprint]
+    if not sealed and any(runs.values()):
+        logger.warning(
+            "The checkpoints in %s are another run's (other data or other settings): training "
+            "begins anew, and overwrites them",
+            folder,
+        )
     return max(sealed, key=_step, default=None)
 
 

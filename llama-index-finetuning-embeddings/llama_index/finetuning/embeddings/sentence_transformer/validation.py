@@ -63,6 +63,12 @@ class RetrievalEvaluator(_Evaluator):  # type: ignore[misc]
             kwargs["corpus_embeddings"] = self._document_vectors
         return super().__call__(model, *args, **kwargs)
 
+    def document_vectors(self) -> dict[str, Tensor]:
+        """Return the vectors of frozen documents that were embedded so far, by their text."""
+        if self._document_vectors is None:
+            return {}
+        return dict(zip(self.corpus, self._document_vectors, strict=True))
+
     def embed_documents(self, model: SentenceTransformer) -> None:
         """Give the documents the vectors of a model, for all models that are evaluated.
 

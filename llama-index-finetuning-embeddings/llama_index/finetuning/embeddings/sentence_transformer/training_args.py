@@ -1,0 +1,114 @@
+"""The Trainer's arguments: the engine's choices, under what the user says."""
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from sentence_transformers import SentenceTransformerTrainingArguments as TrainingArguments
+
+from llama_index.finetuning.embeddings.errors import ConfigurationError
+from llama_index.finetuning.embeddings.sentence_transformer import distributed
+
+# Fields of the training arguments that are the engine's to choose, and where to say so instead.
+_TAKEN = {
+    "output_dir": "checkpoints go to checkpoints/<model_output_path>",
+    "prompts": "'query_prompt' and 'text_prompt' of the engine are also used to evaluate and serve",
+    "batch_sampler": "the engine's own batches are without false negatives",
+    "multi_dataset_batch_sampler": "there is one dataset",
+}
+
+
+def merge_training_args(
+    defaults: dict[str, Any],
+    given: TrainingArguments | Mapping[str, Any] | None,
+    overrides: Mapping[str, Any],
+    learning_rate: Callable[[TrainingArguments], float] | None = None,
+) -> TrainingArguments:
+    """Lay the user's training arguments over the defaults, and a call's over both.
+
+    Args:
+        defaults: What the engine's own parameters ask for.
+        given: A mapping of field names, or an instance, of which the fields count that differ
+            from the class's own defaults.
+        overrides: What ``finetune()`` was called with.
+        learning_rate: Chooses the learning rate for the other arguments, where none was asked for.
+
+    Raises:
+        ConfigurationError: A name is no training argument, or a value is refused upstream.
+    """
+    if isinstance(given, TrainingArguments):
+        given = changed_fields(given)
+    elif given is not None and not isinstance(given, Mapping):
+        raise ConfigurationError(
+            "'training_args' must be a dict or SentenceTransformerTrainingArguments "
+            f"(got {type(given).__name__})."
+        )
+    asked = {**(given or {}), **overrides}
+    for name, reason in _TAKEN.items():
+        if name in asked:
+            raise ConfigurationError(
+                f"{name!r} is no choice of the training arguments: {reason} "
+                f"(got {asked[name]!r}). Leave it out."
+            )
+    if asked.get("save_strategy", "no") != "no" and defaults["save_strategy"] == "no":
+        raise ConfigurationError(
+            "'save_strategy' needs a place for the checkpoints "
+            f"(got {asked['save_strategy']!r}). Pass save_checkpoints=True to the engine."
+        )
+    if {"warmup_steps", "warmup_ratio"} & asked.keys():
+        # Two names for one thing: the user's must not be overruled by our other one.
+        defaults = {name: value for name, value in defaults.items() if "warmup" not in name}
+    if {"bf16", "fp16"} & asked.keys():
+        defaults = {**defaults, "bf16": False, "fp16": False}
+    # Upstream would set this for several processes, with a warning, and lose rows that our
+    # sampler has in equally many batches for each.
+    merged = {"dataloader_drop_last": True, **defaults, **asked}
+    known = {field.name for field in dataclasses.fields(TrainingArguments) if field.init}
+    for name in merged:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=3)
+            hint = f" Did you mean {', '.join(close)}?" if close else ""
+            raise ConfigurationError(
+                f"{name!r} is not a training argument of sentence-transformers.{hint}"
+            )
+    try:
+        args = TrainingArguments(**merged)
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(f"The training arguments are refused: {error}") from error
+    args.dataloader_drop_last = asked.get("dataloader_drop_last", False)
+    if learning_rate is not None and "learning_rate" not in asked:
+        args.learning_rate = learning_rate(args)
+    return args
+
+
+def default_learning_rate(args: TrainingArguments, n_rows: int, *, lora: bool) -> float:
+    """Return the learning rate for all weights: 2e-5, and more where an epoch has few steps.
+
+    The optimizer moves each weight by about the learning rate in a step, whatever the loss, so that
+    half as many steps need twice the rate to come as far. The numbers are by experiment, see
+    benchmarks/RESULTS.md. An adapter of few weights takes ten times as much (Schulman et al. 2025,
+    "LoRA Without Regret").
+
+    Args:
+        args: Batch size and accumulation; the number of epochs does not count.
+        n_rows: The rows of an epoch.
+        lora: Only an adapter is trained.
+    """
+    rows = args.per_device_train_batch_size * args.gradient_accumulation_steps
+    steps = math.ceil(n_rows / (rows * distributed.world_size()))
+    rate: float = min(5e-5, 2e-5 * max(1.0, 64 / steps)) * (10 if lora else 1)
+    return rate
+
+
+def changed_fields(given: TrainingArguments) -> dict[str, Any]:
+    """Return the fields that differ from the class's defaults, all but the folder."""
+    usual = TrainingArguments(output_dir="unused")
+    changed = {}
+    for field in dataclasses.fields(given):
+        value = getattr(given, field.name)
+        # An instance must name a folder.
+        if field.init and field.name != "output_dir" and value != getattr(usual, field.name):
+            changed[field.name] = value
+    return changed
