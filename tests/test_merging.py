@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from fakes import tiny_dataset
 from llama_index.core.embeddings import resolve_embed_model
 from sentence_transformers import SentenceTransformer
@@ -74,6 +75,19 @@ def test_formula_without_mergekit_is_the_same(folders, tiny_bert_dir, monkeypatc
     plain = merging.mixed(*models, 0.3)
     for one, other in zip(upstream.state_dict().values(), plain.state_dict().values(), strict=True):
         np.testing.assert_allclose(one.numpy(), other.numpy(), atol=1e-6)
+
+
+def test_weights_that_two_modules_share_are_mixed_once(tiny_bert_dir, monkeypatch):
+    """A state dict names them twice."""
+    monkeypatch.setattr(merging.importlib.util, "find_spec", lambda name: None)
+    models = [SentenceTransformer(str(tiny_bert_dir), device="cpu") for _ in range(2)]
+    for share, model in zip((1.0, 0.0), models, strict=True):
+        shared = torch.nn.Embedding(3, 2)
+        shared.weight.data.fill_(share)
+        model.one = shared
+        model.two = torch.nn.Embedding(3, 2)
+        model.two.weight = shared.weight
+    assert torch.equal(merging.mixed(*models, 0.5).two.weight, torch.full((3, 2), 0.5))
 
 
 def test_merged_folder_loads_like_a_finetuned_one(folders, tiny_bert_dir, tmp_path):

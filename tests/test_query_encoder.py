@@ -115,9 +115,10 @@ def test_a_training_that_helps_nothing_hands_back_the_base(query_engine, tiny_be
     )
 
 
-def test_validation_embeds_the_documents_once(query_engine, monkeypatch):
-    """Whatever the number of evaluations, each validation document is encoded once."""
+def test_documents_are_embedded_once(query_engine, monkeypatch):
+    """Whatever the number of evaluations, and also where training and validation share some."""
     val = tiny_dataset(6, 1, seed=3)
+    val.corpus |= dict(list(tiny_dataset(20, 2).corpus.items())[6:9])
     one = query_engine(val_dataset=val, evaluation_steps=2)
     seen = []
     encode = SentenceTransformer.encode
@@ -129,8 +130,8 @@ def test_validation_embeds_the_documents_once(query_engine, monkeypatch):
     monkeypatch.setattr(SentenceTransformer, "encode", counted)
     one.finetune()
     assert one.report is not None
-    for text in val.corpus.values():
-        assert seen.count(text) == 1 + (text in tiny_dataset(20, 2).corpus.values())
+    texts = {*val.corpus.values(), *tiny_dataset(20, 2).corpus.values()}
+    assert {seen.count(text) for text in texts} == {1}
 
 
 def test_second_run_trains_against_the_base_again(query_engine):
@@ -185,6 +186,17 @@ def test_step_holds_every_trained_document_and_no_false_negative(model):
     expected = [[NEGATIVE, NEGATIVE, POSITIVE], [POSITIVE, MASKED, NEGATIVE]]
     assert batch["label"].matrix.tolist() == expected
     assert batch["document_sentence_embedding"].tolist() == [[0.0], [1.0], [2.0]]
+
+
+def test_judgements_of_other_queries_bring_no_document(model):
+    """One file of judgements for all splits: only those of this split's queries count."""
+    dataset = EmbeddingQAFinetuneDataset(
+        queries={"a": "amber", "b": "bridge"},
+        corpus={"0": "one", "1": "two", "2": "three"},
+        relevant_docs={"a": ["0"], "b": ["1"], "of the test set": ["2", "nowhere"]},
+    )
+    documents, _ = step(dataset, 0, 1, model=model)
+    assert list(documents._text_of.values()) == ["one", "two"]
 
 
 def test_hard_negatives_are_negatives_of_the_queries_that_name_them(model):

@@ -24,6 +24,7 @@ from llama_index.finetuning.embeddings.errors import OutputError
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 _FILES_KEY = "files"
+_WEIGHTS = ("adapter_*", "*.safetensors*", "pytorch_model*", "onnx", "openvino")
 MANIFEST = "finetuning.json"
 # Characters of a folder's name that the hidden names beside it repeat.
 _LONGEST = 40
@@ -277,6 +278,9 @@ def _carry_over(old: Path, new: Path) -> None:
         owned = set(read_json_object(old / MANIFEST).get(_FILES_KEY, []))
     except (OSError, ValueError, TypeError):
         owned = set()
+        if (old / "config.json").is_file() or (old / "modules.json").is_file():
+            # Another tool's model: its weights beside the new ones would be loaded with them.
+            owned = {found.name for pattern in _WEIGHTS for found in old.glob(pattern)}
     for entry in old.iterdir():
         if entry.name in owned or (new / entry.name).exists():
             continue

@@ -1,0 +1,350 @@
+"""Runs of the full engine: those that fail, go on, can't learn, and what they are made of."""
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate.data_loader import BatchSamplerShard
+from fakes import tiny_dataset
+from safetensors.torch import save_file
+from sentence_transformers import SentenceTransformer, SentenceTransformerTrainingArguments
+from transformers import EarlyStoppingCallback, TrainerCallback
+
+from llama_index.finetuning.embeddings import (
+    ConfigurationError,
+    DatasetError,
+    EmbeddingQAFinetuneDataset,
+    TrainingError,
+)
+from llama_index.finetuning.embeddings.sentence_transformer import upstream
+from llama_index.finetuning.embeddings.sentence_transformer.attention import fused_attention
+from llama_index.finetuning.embeddings.sentence_transformer.training import Trainer, last_checkpoint
+from llama_index.finetuning.embeddings.sentence_transformer.training_args import (
+    default_learning_rate,
+)
+
+
+def weights(model):
+    """Return all weights of a model as one vector."""
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def record(run):
+    """Read what a run wrote about itself."""
+    return json.loads((Path(run.model_output_path) / "finetuning.json").read_text())
+
+
+class Stop(TrainerCallback):
+    """Do something to the run before a step."""
+
+    def __init__(self, step, act):
+        self.step, self.act = step, act
+
+    def on_step_begin(self, args, state, control, model=None, **kwargs):
+        if state.global_step == self.step:
+            self.act(model)
+
+
+def interrupt(model):
+    """Press Ctrl-C."""
+    raise KeyboardInterrupt
+
+
+def poison(model):
+    """Make the loss NaN."""
+    next(model.parameters()).data.fill_(float("nan"))
+
+
+@pytest.mark.parametrize(
+    ("act", "error"), [(interrupt, KeyboardInterrupt), (poison, TrainingError)]
+)
+@pytest.mark.parametrize("val_dataset", [None, tiny_dataset(8, 1, seed=3)])
+def test_a_run_that_fails_puts_the_weights_back(engine, tmp_path, act, error, val_dataset):
+    """The next call starts where this one did, and leaves what an unbroken first run leaves."""
+    long = tiny_dataset(20, 2)
+    for docid in list(long.corpus)[:4]:
+        long.corpus[docid] += " amber" * 50
+    usual = {"dataset": long, "val_dataset": val_dataset, "evaluation_steps": 1}
+    run = engine(callbacks=[Stop(2, act)], **usual)
+    before, length = weights(run.model), run.model.max_seq_length
+    with pytest.raises(error):
+        run.finetune()
+    assert torch.equal(weights(run.model), before)
+    assert run.model.max_seq_length == length
+    assert not list(tmp_path.rglob("start.safetensors"))
+    run.callbacks.clear()
+    run.finetune()
+    fresh = engine(model_output_path=str(tmp_path / "fresh"), **usual)
+    fresh.finetune()
+    assert torch.allclose(weights(run.model), weights(fresh.model), atol=1e-6)
+    assert record(run)["metrics"] == record(fresh)["metrics"]
+
+
+def test_a_step_that_was_better_in_half_precision_only_is_not_kept(engine, monkeypatch):
+    """The final score decides: below the base's, the base comes back."""
+    val = tiny_dataset(8, 1, seed=3)
+    run = engine(val_dataset=val, training_args={"learning_rate": 1.0})
+    before = weights(run.model)
+
+    def flatter(model):
+        run.evaluator.primary_metric_bonus = 1.0
+
+    scores = type(run.evaluator).__call__
+
+    def generous(self, *args, **kwargs):
+        found = scores(self, *args, **kwargs)
+        bonus = getattr(self, "primary_metric_bonus", 0.0)
+        return {name: value + bonus for name, value in found.items()}
+
+    monkeypatch.setattr(type(run.evaluator), "__call__", generous)
+    run.callbacks.append(Stop(1, flatter))
+    run.finetune()
+    assert torch.equal(weights(run.model), before)
+    assert record(run)["metrics"]["best_step"] == 0
+    assert record(run)["metrics"]["after"] == record(run)["metrics"]["before"]
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+def test_an_adapter_resumes_where_an_unbroken_run_ends(engine, tmp_path, monkeypatch):
+    """LoRA and checkpoints go together."""
+    peft = pytest.importorskip("peft")
+    monkeypatch.chdir(tmp_path)
+    usual = {
+        "peft_config": peft.LoraConfig(r=4, target_modules=["query", "value"]),
+        "epochs": 3,
+        "save_checkpoints": True,
+        "checkpoint_save_steps": 2,
+    }
+    unbroken = engine(model_output_path="unbroken", **usual)
+    unbroken.finetune()
+    broken = engine(model_output_path="broken", callbacks=[Stop(3, interrupt)], **usual)
+    with pytest.raises(KeyboardInterrupt):
+        broken.finetune()
+    steps = Stop(0, lambda model: pytest.fail("it began anew"))
+    resumed = engine(
+        model_output_path="broken", resume_from_checkpoint=True, callbacks=[steps], **usual
+    )
+    resumed.finetune()
+    assert torch.allclose(weights(unbroken.model), weights(resumed.model), atol=1e-6)
+
+
+def test_what_shapes_no_weights_may_change_between_runs(engine, tmp_path, monkeypatch, caplog):
+    """Fewer checkpoints and other logs resume; another learning rate does not, and says so."""
+    monkeypatch.chdir(tmp_path)
+    usual = {"model_output_path": "out", "save_checkpoints": True, "checkpoint_save_steps": 1}
+    run = engine(callbacks=[Stop(3, interrupt)], **usual)
+    with pytest.raises(KeyboardInterrupt):
+        run.finetune()
+    begun = []
+    again = {
+        **usual,
+        "resume_from_checkpoint": True,
+        "callbacks": [Stop(0, lambda model: begun.append("anew"))],
+        "checkpoint_save_total_limit": 2,
+        "training_args": {"learning_rate": 3e-3, "logging_steps": 1, "run_name": "second"},
+    }
+    engine(**again).finetune()
+    assert not begun
+    again["training_args"] = {"learning_rate": 1e-3}
+    with caplog.at_level(logging.WARNING, logger="llama_index.finetuning.embeddings"):
+        engine(**again).finetune()
+    assert begun == ["anew"]
+    assert "are another run's" in caplog.text
+
+
+def test_no_checkpoint_needs_no_warning(tmp_path, caplog):
+    """Neither an empty folder nor a checkpoint that was cut off is another run's."""
+    (tmp_path / "checkpoint-3").mkdir()
+    assert last_checkpoint(tmp_path, "run") is None
+    assert not caplog.records
+
+
+def test_epochs_differ_where_processes_share_the_batches(engine, monkeypatch):
+    """The sampler hears of the epoch although a shard stands between it and the Trainer."""
+    run = engine(epochs=3, batch_size=4)
+    plans = []
+
+    class Watch(TrainerCallback):
+        """Note the batches of each epoch."""
+
+        def on_epoch_end(self, args, state, control, train_dataloader=None, **kwargs):
+            plans.append(list(samplers[0]))
+
+    samplers = []
+    make = Trainer.get_batch_sampler
+
+    def sharded(self, *args, **kwargs):
+        samplers.append(make(self, *args, **kwargs))
+        # What accelerate puts around it in each of several processes; it forwards no epoch.
+        return BatchSamplerShard(samplers[-1], num_processes=1, process_index=0)
+
+    monkeypatch.setattr(Trainer, "get_batch_sampler", sharded)
+    run.callbacks.append(Watch())
+    run.finetune()
+    assert len({json.dumps(plan) for plan in plans}) == 3
+
+
+@pytest.mark.parametrize(
+    ("n_rows", "settings", "lora", "expected"),
+    [
+        (640, {}, False, 2e-5),
+        (320, {}, False, 4e-5),
+        (319, {"gradient_accumulation_steps": 2}, False, 5e-5),
+        (6400, {}, False, 2e-5),
+        (6400, {}, True, 2e-4),
+        (320, {"per_device_train_batch_size": 5}, False, 2e-5),
+    ],
+)
+def test_default_learning_rate(tmp_path, n_rows, settings, lora, expected):
+    """2e-5, more where an epoch has fewer than 64 steps, ten times that for an adapter."""
+    settings = {"per_device_train_batch_size": 10, **settings}
+    args = SentenceTransformerTrainingArguments(str(tmp_path), use_cpu=True, **settings)
+    assert default_learning_rate(args, n_rows, lora=lora) == pytest.approx(expected)
+
+
+def test_the_default_learning_rate_is_used_and_recorded(engine):
+    """20 documents with 2 queries make 2 steps of 10: the largest rate that is chosen."""
+    run = engine(training_args=None)
+    run.finetune()
+    assert record(run)["parameters"]["learning_rate"] == 5e-5
+    run.finetune(learning_rate=1e-4, weight_decay=0.5)
+    parameters = record(run)["parameters"]
+    assert parameters["learning_rate"] == 1e-4
+    assert parameters["training_args"]["weight_decay"] == 0.5
+
+
+def test_steps_that_can_teach_nothing_are_refused(engine):
+    """A softmax over one document has no gradient."""
+    with pytest.raises(ConfigurationError, match=r"'batch_size' must be at least 2.*got 1"):
+        engine(batch_size=1).finetune()
+    with pytest.raises(ConfigurationError, match="'batch_size'"):
+        engine().finetune(per_device_train_batch_size=1, gradient_accumulation_steps=8)
+    data = {"queries": {"a": "amber", "b": "bridge"}, "corpus": {"0": "one", "1": "one"}}
+    one = EmbeddingQAFinetuneDataset(**data, relevant_docs={"a": ["0"], "b": ["1"]})
+    for train in ("both", "query"):
+        with pytest.raises(DatasetError, match="one and the same document"):
+            engine(dataset=one, train=train).finetune()
+    mined = tiny_dataset(20, 1)
+    docids = list(mined.corpus)
+    relevant = {qid: found[0] for qid, found in mined.relevant_docs.items()}
+    mined.hard_negatives = {
+        qid: [next(docid for docid in docids if docid != relevant[qid])] for qid in relevant
+    }
+    run = engine(dataset=mined, batch_size=1)
+    before = weights(run.model)
+    run.finetune()
+    assert not torch.equal(weights(run.model), before)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"prompts": {"anchor": "query: "}}, "'prompts' is no choice.*'query_prompt'"),
+        ({"batch_sampler": "no_duplicates"}, "'batch_sampler' is no choice.*no_duplicates"),
+        ({"save_strategy": "steps"}, "'save_strategy' needs a place.*save_checkpoints=True"),
+    ],
+)
+def test_training_arguments_that_would_be_dropped_are_refused(engine, given, message):
+    """Before the model is loaded."""
+    with pytest.raises(ConfigurationError, match=message):
+        engine(model_id="no/such-model", training_args=given)
+
+
+def test_half_precision_and_early_stopping_work_as_training_arguments(engine):
+    """The engine's own choice of precision steps back, and its metric is the one to stop by."""
+    run = engine(
+        precision="bf16",
+        val_dataset=tiny_dataset(8, 1, seed=3),
+        callbacks=[EarlyStoppingCallback(1)],
+        save_checkpoints=False,
+        training_args={"bf16": False, "learning_rate": 3e-3},
+    )
+    run.finetune()
+    assert record(run)["parameters"]["precision"] == "fp32"
+
+
+def test_a_length_beyond_the_positions_is_refused(engine):
+    """At once, not in the middle of the training."""
+    with pytest.raises(ConfigurationError, match=r"must not exceed the 64 positions.*got 65"):
+        engine(max_seq_length=65)
+
+
+def test_documents_are_not_counted_where_the_length_cannot_grow(engine, monkeypatch):
+    """A model that reads as far as its positions reach is left alone."""
+    from llama_index.finetuning.embeddings.sentence_transformer import engine as module
+
+    run = engine()
+    run.model.max_seq_length = 64
+    monkeypatch.setattr(module, "token_lengths", lambda *args: pytest.fail("tokenized"))
+    run.finetune()
+    assert run.model.max_seq_length == 64
+
+
+def test_attention_that_is_not_fused_keeps_its_dropout(engine):
+    """Without a kernel to gain, nothing is left out."""
+    run = engine(model_kwargs={"attn_implementation": "eager"})
+    with fused_attention(run.model):
+        rates = {m.p for n, m in run.model.named_modules() if n.endswith("self.dropout")}
+    assert rates == {0.1}
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+def test_a_kind_of_adapter_that_cannot_be_merged_is_refused(engine):
+    """Before it is trained."""
+    peft = pytest.importorskip("peft")
+    config = peft.PromptTuningConfig(
+        task_type="FEATURE_EXTRACTION", num_virtual_tokens=2, num_transformer_submodules=1,
+        num_attention_heads=2, num_layers=2, token_dim=32,
+    )  # fmt: skip
+    with pytest.raises(ConfigurationError, match=r"can be merged.*PromptTuningConfig"):
+        engine(peft_config=config)
+
+
+def test_models_that_are_two_or_frozen_are_refused(engine, tmp_path, monkeypatch):
+    """A Router has no one encoder to train, and frozen weights learn nothing."""
+    run = engine(train="query")
+    run.finetune()
+    with pytest.raises(ConfigurationError, match="'model_id' must be one model.*Router"):
+        engine(model_id=run.model_output_path, model_output_path=str(tmp_path / "two"))
+    engine(
+        model_id=f"{run.model_output_path}/query", model_output_path=str(tmp_path / "two")
+    ).finetune()
+    load = SentenceTransformer.__init__
+
+    def frozen(self, *args, **kwargs):
+        load(self, *args, **kwargs)
+        self.requires_grad_(False)
+
+    monkeypatch.setattr(SentenceTransformer, "__init__", frozen)
+    with pytest.raises(ConfigurationError, match="'model_id' must have weights to train"):
+        engine()
+
+
+def test_older_weights_do_not_stay_beside_the_new(engine):
+    """A model that another tool wrote is replaced with all its weights; other files stay."""
+    folder = Path(engine().model_output_path)
+    (folder / "onnx").mkdir(parents=True)
+    (folder / "onnx" / "model.onnx").write_bytes(b"old")
+    (folder / "config.json").write_text("{}")
+    (folder / "modules.json").write_text("[]")
+    save_file({"old": torch.zeros(1)}, str(folder / "adapter_model.safetensors"))
+    (folder / "adapter_config.json").write_text("{}")
+    (folder / "notes.txt").write_text("mine")
+    engine().finetune()
+    left = {entry.name for entry in folder.iterdir()}
+    assert "notes.txt" in left
+    assert not {"onnx", "adapter_model.safetensors", "adapter_config.json"} & left
+
+
+def test_gathering_is_taken_over_by_document(engine):
+    """The flag of the loss for several processes is what by-document steps do anyway."""
+    losses = upstream.losses()
+
+    def gathering(model):
+        return losses.MultipleNegativesRankingLoss(model, gather_across_devices=True)
+
+    model = engine().model
+    run = engine(loss=gathering(model))
+    assert type(run.loss).__name__ == "DocumentRankingLoss"
