@@ -287,6 +287,19 @@ def test_only_what_is_needed_is_embedded():
     assert len(rows_to_train_on(dataset, corpus).document_ids) == 5
 
 
+@pytest.mark.parametrize(("n_named", "expected"), [(3, 503), (600, 1200)])
+def test_few_other_documents_are_embedded_to_choose(n_named, expected):
+    """Of a large corpus 500 others, or as many as there are relevant ones."""
+    dataset = EmbeddingQAFinetuneDataset(
+        queries={f"q{i}": f"query {i}" for i in range(n_named)},
+        corpus={f"d{i}": f"text {i}" for i in range(2000)},
+        relevant_docs={f"q{i}": [f"d{i}"] for i in range(n_named)},
+    )
+    rows = rows_to_train_on(dataset, TrainingOptions(auto=True))
+    assert len(rows.document_ids) == expected
+    assert rows.document_ids[:n_named] == [f"d{i}" for i in range(n_named)]
+
+
 def test_groups_share_no_document():
     """q1 and q2 share d2 and are one group; q0 stands alone."""
     assert Rows.of(small()).groups().tolist() == [0, 1, 1]
@@ -469,10 +482,11 @@ def test_a_dataset_that_offers_nothing_returns_the_base(output):
 
 def test_one_group_of_documents_returns_the_base(output):
     """Where nothing can be held out, the base is handed back with the reason."""
-    dataset = tiny_dataset(n_documents=1)
-    engine = engine_for(dataset, output)
+    base = HashEmbedding()
+    engine = engine_for(tiny_dataset(n_documents=1), output, base)
     engine.finetune()
     assert "none can be held out" in engine.summary
+    assert (base.texts_seen, base.query_calls) == ([], 0)
     assert np.array_equal(engine.get_finetuned_model().to_numpy(), np.eye(32, dtype=np.float32))
 
 
@@ -999,6 +1013,53 @@ def test_from_model_path_of_a_good_start_and_data_that_offer_nothing(output):
     engine.finetune()
     assert torch.equal(engine.model.linear.weight, saved)
     assert "best of" in engine.summary
+
+
+LEARN_BY_HEART = {"auto": False, "identity_pull": 0.0, "lr": 1e-2, "epochs": 10}
+
+
+def test_a_second_run_is_not_judged_by_documents_that_the_first_one_saw(output):
+    """Cross-validation starts from the adapter as it was given: noise stays no gain."""
+    engine = engine_for(hopeless(), output)
+    engine.finetune(**LEARN_BY_HEART)
+    engine.finetune()
+    assert "no strength of training is measurably better" in engine.summary
+    engine = engine_for(synonyms(), output)
+    found = []
+    for _ in range(2):
+        engine.finetune()
+        found.append((engine.summary, engine.model.linear.weight.detach().clone()))
+        engine.finetune(**LEARN_BY_HEART)
+    assert found[0][0] == found[1][0]
+    assert torch.equal(found[0][1], found[1][1])
+
+
+def test_from_model_path_is_not_judged_by_documents_that_it_may_have_seen(output):
+    """Without a validation set it trains as told and claims nothing; auto=True is refused."""
+    engine_for(hopeless(), output, **LEARN_BY_HEART).finetune()
+
+    def again(**kwargs):
+        return EmbeddingAdapterFinetuneEngine.from_model_path(
+            hopeless(),
+            HashEmbedding(),
+            output,
+            model_output_path=output,
+            show_progress_bar=False,
+            **kwargs,
+        )
+
+    with pytest.raises(ConfigurationError, match="'auto' needs 'val_dataset'"):
+        again(auto=True)
+    with pytest.raises(ConfigurationError, match="'auto' needs 'val_dataset'"):
+        again().finetune(auto=True)
+    assert again(auto=True, val_dataset=hopeless()) is not None
+    engine = again()
+    engine.finetune()
+    assert "Whether that helps was not measured" in engine.summary
+    LinearLayer(32, 32).save(output)
+    engine = again()
+    engine.finetune()
+    assert "the base is handed back" in engine.summary
 
 
 def test_from_model_path_of_another_dimension(output):

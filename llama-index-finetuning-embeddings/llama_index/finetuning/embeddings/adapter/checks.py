@@ -9,6 +9,7 @@ from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.finetuning.embeddings.adapters import (
     AdapterDescription,
     BaseAdapter,
+    LinearLayer,
     Transform,
     saves_itself,
 )
@@ -102,3 +103,13 @@ def _check_config(adapter: Any) -> None:
             f"'adapter_model' can't be saved: {type(adapter).__name__}.get_config_dict must "
             f"return its constructor's arguments as JSON values ({error})."
         ) from error
+
+
+def is_identity(adapter: BaseAdapter) -> bool:
+    """Tell whether an adapter is the `LinearLayer` that stands for the base."""
+    if not isinstance(adapter, LinearLayer):
+        return False
+    fresh = LinearLayer(**adapter.get_config_dict()).state_dict()
+    return all(
+        torch.equal(value.cpu(), fresh[name]) for name, value in adapter.state_dict().items()
+    )

@@ -17,9 +17,15 @@ from llama_index.finetuning.embeddings.adapter.checks import (
     check_adapter,
     check_datasets,
     check_dimension,
+    is_identity,
 )
 from llama_index.finetuning.embeddings.adapter.options import TrainingOptions, parse
-from llama_index.finetuning.embeddings.adapter.run import Run, Vectors
+from llama_index.finetuning.embeddings.adapter.run import (
+    Outcome,
+    Run,
+    Vectors,
+    outcome_without_training,
+)
 from llama_index.finetuning.embeddings.adapter.selection import copy_of
 from llama_index.finetuning.embeddings.adapter.vectors import Rows, rows_to_train_on
 from llama_index.finetuning.embeddings.adapter.writing import write_outcome
@@ -53,7 +59,8 @@ class EmbeddingAdapterFinetuneEngine(BaseFinetuningEngine):
         embed_model: The model, which stays as it is.
         batch_size: Pairs of a query and a relevant document in a step.
         epochs: Passes over these pairs.
-        adapter_model: The adapter to train; None: a `LinearLayer`.
+        adapter_model: The adapter to train, fresh (for one that was trained before there is
+            `from_model_path`); None: a `LinearLayer`.
         dim: Length of the model's vectors; None: found out when it is needed.
         device: Where to train; None: the best that torch finds.
         model_output_path: The folder that the adapter replaces, whole or not at all.
@@ -114,8 +121,10 @@ class EmbeddingAdapterFinetuneEngine(BaseFinetuningEngine):
         self._device = device
         self._dim = dim or stated_dimension(embed_model)
         self._model = adapter_model
+        self._given: dict[str, Tensor] | None = None
+        self._trained_before = False
         self._written_class: type[BaseAdapter] | None = None
-        self._check(parse(self._defaults, train_kwargs))
+        self._check(self._options({}))
 
     @classmethod
     def from_model_path(
@@ -127,6 +136,9 @@ class EmbeddingAdapterFinetuneEngine(BaseFinetuningEngine):
         **kwargs: Any,
     ) -> Self:
         """Go on training an adapter that was saved before, a checkpoint for instance.
+
+        How far to go is chosen with a ``val_dataset`` alone: without one the adapter is trained
+        as ``epochs`` and the other options say, and whether that helps is not measured.
 
         Args:
             dataset: What to train on.
@@ -142,7 +154,10 @@ class EmbeddingAdapterFinetuneEngine(BaseFinetuningEngine):
         adapter, description = load_adapter(model_path, model_cls)
         check_dimension(embed_model, adapter, description, model_path)
         options = {"transform": description.transform, **kwargs}
-        return cls(dataset, embed_model, adapter_model=adapter, **options)
+        engine = cls(dataset, embed_model, adapter_model=adapter, **options)
+        engine._trained_before = not is_identity(adapter)
+        engine._options({})
+        return engine
 
     @property
     def dim(self) -> int:
@@ -170,7 +185,7 @@ class EmbeddingAdapterFinetuneEngine(BaseFinetuningEngine):
             EncodingError: The embedding model failed, or gave unusable vectors.
             OutputError: The cache can't be written.
         """
-        options = parse(self._defaults, self._train_kwargs)
+        options = self._options({})
         queries = self._encode([(query, query) for query, _ in batch], "query", options)
         return queries, self._encode([(text, text) for _, text in batch], "text", options)
 
@@ -190,37 +205,18 @@ class EmbeddingAdapterFinetuneEngine(BaseFinetuningEngine):
             OutputError: An output folder can't be written, or another run is writing it.
             TrainingError: The loss is not finite.
         """
-        options = parse(self._defaults, {**self._train_kwargs, **train_kwargs})
+        options = self._options(train_kwargs)
         self._check(options)
         with output_lock(self._model_output_path, name="model_output_path"):
             self._finetune(options)
 
     def _finetune(self, options: TrainingOptions) -> None:
-        began = time.perf_counter()
-        vectors, *validation = self._embedded(options)
-        embedded = time.perf_counter()
-        run = Run(
-            self.model,
-            vectors,
-            validation[0] if validation else None,
-            options,
-            save_checkpoint=lambda step: self._checkpoint(step, options),
-        )
-        start = copy_of(self.model)
-        try:
-            outcome = run.outcome()
-        except BaseException:
-            # Another try is not to start from weights that were left half-way.
-            self.model.load_state_dict(start)
-            raise
-        trained = time.perf_counter()
+        seconds = {"embedding": 0.0, "training": 0.0}
+        rows = rows_to_train_on(self.dataset, options)
+        outcome = outcome_without_training(rows, options) or self._trained(rows, options, seconds)
         self.summary = outcome.summary
         logger.info(outcome.summary)
-        adapter = self.model
-        if outcome.is_base:
-            self.model.load_state_dict(start)
-            adapter = LinearLayer(self.dim, self.dim)
-        seconds = {"embedding": embedded - began, "training": trained - embedded}
+        adapter = LinearLayer(self.dim, self.dim) if outcome.is_base else self.model
         self.report = write_outcome(
             self._model_output_path,
             adapter,
@@ -232,6 +228,40 @@ class EmbeddingAdapterFinetuneEngine(BaseFinetuningEngine):
             seconds=seconds,
         )
         self._written_class = type(adapter)
+
+    def _trained(self, rows: Rows, options: TrainingOptions, seconds: dict[str, float]) -> Outcome:
+        """Embed and train; the adapter stays as it was on an error, or where the base is better.
+
+        Args:
+            rows: The rows of the training set.
+            options: How to train.
+            seconds: Where to put the time of each phase.
+        """
+        began = time.perf_counter()
+        vectors, *validation = self._embedded(rows, options)
+        seconds["embedding"] = time.perf_counter() - began
+        began = time.perf_counter()
+        run = Run(
+            self.model,
+            vectors,
+            validation[0] if validation else None,
+            options,
+            save_checkpoint=lambda step: self._checkpoint(step, options),
+        )
+        before = copy_of(self.model)
+        if self._given is None:
+            self._given = before
+        if options.cross_validates:
+            # An earlier run may have shown this adapter the documents that are to judge it.
+            self.model.load_state_dict(self._given)
+        outcome = None
+        try:
+            outcome = run.outcome()
+        finally:
+            if outcome is None or outcome.is_base:
+                self.model.load_state_dict(before)
+        seconds["training"] = time.perf_counter() - began
+        return outcome
 
     def get_finetuned_model(self, **model_kwargs: Any) -> BaseEmbedding:
         """Load the finetuned model: the base with the adapter behind it.
@@ -246,6 +276,13 @@ class EmbeddingAdapterFinetuneEngine(BaseFinetuningEngine):
         model_kwargs.setdefault("adapter_cls", self._written_class or own_class)
         return AdapterEmbeddingModel(self.embed_model, self._model_output_path, **model_kwargs)
 
+    def _options(self, train_kwargs: dict[str, Any]) -> TrainingOptions:
+        return parse(
+            self._defaults,
+            {**self._train_kwargs, **train_kwargs},
+            trained_before=self._trained_before,
+        )
+
     def _check(self, options: TrainingOptions) -> None:
         """Check everything that can be checked without embedding or writing."""
         check_datasets(self.dataset, options.val_dataset)
@@ -257,9 +294,9 @@ class EmbeddingAdapterFinetuneEngine(BaseFinetuningEngine):
         if self._model is not None:
             check_adapter(self._model, self._dim, self.embed_model.model_name, options.transform)
 
-    def _embedded(self, options: TrainingOptions) -> list[Vectors]:
+    def _embedded(self, rows: Rows, options: TrainingOptions) -> list[Vectors]:
         """Embed the training set, as far as it is needed, and the validation set, if any."""
-        parts = [(self.dataset, rows_to_train_on(self.dataset, options))]
+        parts = [(self.dataset, rows)]
         if options.val_dataset is not None:
             parts.append((options.val_dataset, Rows.of(options.val_dataset)))
         # Both sets in one call a side: they may share texts.
@@ -268,10 +305,10 @@ class EmbeddingAdapterFinetuneEngine(BaseFinetuningEngine):
         query_vectors = self._encode(queries, "query", options)
         document_vectors = self._encode(documents, "text", options)
         found = []
-        for dataset, rows in parts:
-            n_queries, n_documents = len(dataset.queries), len(rows.document_ids)
+        for dataset, own in parts:
+            n_queries, n_documents = len(dataset.queries), len(own.document_ids)
             found.append(
-                Vectors(query_vectors[:n_queries], document_vectors[:n_documents], rows, dataset)
+                Vectors(query_vectors[:n_queries], document_vectors[:n_documents], own, dataset)
             )
             query_vectors = query_vectors[n_queries:]
             document_vectors = document_vectors[n_documents:]

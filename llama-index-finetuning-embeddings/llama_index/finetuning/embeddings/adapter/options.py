@@ -44,8 +44,10 @@ class TrainingOptions:
             several, from strong to weak, one after the other.
         auto: Choose how far to go from the start, the untouched base included: by
             ``val_dataset`` where there is one, otherwise by cross-validation over documents.
-            What is passed is kept. None: choose unless an option that says how to train is
-            passed.
+            What is passed is kept. Cross-validation starts from the adapter as the engine was
+            given it, whatever ``finetune()`` did before. None: choose unless an option that
+            says how to train is passed, or there is no ``val_dataset`` and the adapter comes
+            from a folder: it may have seen the documents that it would be judged by.
         val_dataset: What to choose the best step by, with nDCG@10, the base included.
         negatives: The documents that a query is trained against: all that are relevant to some
             training query, those of its batch, or every document of the corpus. Its own
@@ -131,6 +133,11 @@ class TrainingOptions:
                 f"{getattr(kind, '__name__', repr(kind))})."
             )
 
+    @property
+    def cross_validates(self) -> bool:
+        """Whether the training set itself has to tell how far to go."""
+        return bool(self.auto) and self.val_dataset is None
+
     def parameters(self) -> dict[str, Any]:
         """Return what shapes the result, for ``finetuning.json``."""
         left_out = {"cache_dir", "num_workers", "show_progress_bar", "val_dataset", "verbose"}
@@ -141,13 +148,17 @@ class TrainingOptions:
         }
 
 
-def parse(defaults: Mapping[str, Any], train_kwargs: Mapping[str, Any]) -> TrainingOptions:
+def parse(
+    defaults: Mapping[str, Any], train_kwargs: Mapping[str, Any], *, trained_before: bool = False
+) -> TrainingOptions:
     """Build the options from the engine's arguments and the keywords that override them.
 
     Args:
         defaults: The constructor's named arguments. One that has the retired package's default
             counts as not passed.
         train_kwargs: What was passed by keyword.
+        trained_before: The adapter may have been trained on the training set, which then can't
+            judge it.
 
     Raises:
         ConfigurationError: A keyword is unknown, or a value can't work.
@@ -163,10 +174,18 @@ def parse(defaults: Mapping[str, Any], train_kwargs: Mapping[str, Any]) -> Train
     given |= {name for name in defaults if defaults[name] != getattr(TrainingOptions, name)}
     options = {**defaults, **train_kwargs}
     if options.get("auto") is None:
-        options["auto"] = not given & _TUNING
+        blind = trained_before and options.get("val_dataset") is None
+        options["auto"] = not (given & _TUNING or blind)
     if options["auto"]:
         options.update({name: value for name, value in _AUTO.items() if name not in given})
-    return TrainingOptions(**options)
+    parsed = TrainingOptions(**options)
+    if parsed.cross_validates and trained_before:
+        raise ConfigurationError(
+            "'auto' needs 'val_dataset' for an adapter that was trained before (got auto=True and "
+            "none): it may have seen the documents that cross-validation would judge it by. Pass "
+            "a val_dataset, or auto=False."
+        )
+    return parsed
 
 
 def _check_at_least(name: str, value: int, least: int) -> None:

@@ -13,7 +13,7 @@ from llama_index.finetuning.embeddings.dataset import EmbeddingQAFinetuneDataset
 from llama_index.finetuning.embeddings.duplicates import DisjointSets
 from llama_index.finetuning.embeddings.relevance import RelevanceIndex
 
-_BYSTANDERS = 20_000
+_LEAST_BYSTANDERS = 500
 
 
 @dataclass(frozen=True)
@@ -89,16 +89,19 @@ def rows_to_train_on(dataset: EmbeddingQAFinetuneDataset, options: TrainingOptio
     """Number the rows of a dataset that its training needs, so that no other is embedded.
 
     These are the relevant documents and the hard negatives; all, where all are negatives; and,
-    for cross-validation, up to 20,000 others that the held-out ones are ranked among.
+    for cross-validation, others that the held-out ones are ranked among: as many as there are
+    relevant ones, or 500 where these are fewer. More of them change the scores, but not by how
+    much a stage of training raises them.
     """
     rows = Rows.of(dataset)
-    needed = {row for own in (*rows.positives, *rows.hard) for row in own}
+    positives = {row for own in rows.positives for row in own}
+    needed = positives.union(*rows.hard)
     others = sorted(set(range(len(rows.document_ids))) - needed)
     if options.negatives == "corpus":
         needed.update(others)
-    elif options.auto and options.val_dataset is None:
+    elif options.cross_validates:
         order = np.random.default_rng(options.seed).permutation(len(others))
-        needed.update(others[i] for i in order[:_BYSTANDERS])
+        needed.update(others[i] for i in order[: max(_LEAST_BYSTANDERS, len(positives))])
     return rows.keep(sorted(needed))
 
 
