@@ -1,5 +1,7 @@
 """Tests of `encoding`: each distinct text once, in order, cached, checked."""
 
+import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -353,6 +355,99 @@ def test_identity_follows_public_fields():
     # Whatever else has no form in JSON counts by its class, a class of modules too.
     assert identity(Wrapper(inner=object())) == identity(Wrapper(inner=object()))
     assert identity(Wrapper(inner=torch.nn.Linear)) == identity(Wrapper(inner=dict))
+
+
+def test_identity_follows_private_values_and_arrays():
+    """Flags, numbers, arrays and wrapped objects count; what changes with every call does not."""
+    import torch
+
+    class Own(HashEmbedding):
+        field: object = None
+        _lower: bool = PrivateAttr(default=False)
+        _size: int = PrivateAttr(default=0)
+        _held: object = PrivateAttr(default=None)
+        _client: object = PrivateAttr(default=None)
+        _total_tokens: int = PrivateAttr(default=0)
+        _vectors_by_text: dict = PrivateAttr(default_factory=dict)
+
+    class Wrapped:
+        def __init__(self, normalize=True, inner=None, key="a"):
+            self.encode_kwargs = {"normalize": normalize}
+            self.inner = inner
+            self.api_key = key
+            self.lock = object()
+            self.itself = self
+
+    def of(**values):
+        model = Own()
+        for name, value in values.items():
+            setattr(model, name, value)
+        return identity(model)
+
+    def shared(value):
+        return Wrapped(inner=[value, value])
+
+    for first, second in (
+        ({"_lower": True}, {"_lower": False}),
+        ({"_size": 1}, {"_size": 2}),
+        ({"_held": np.zeros(3)}, {"_held": np.ones(3)}),
+        ({"field": np.zeros(3)}, {"field": np.ones(3)}),
+        ({"field": torch.zeros(3)}, {"field": torch.ones(3)}),
+        ({"field": np.float32(1)}, {"field": np.float32(2)}),
+        ({"field": str.upper}, {"field": str.lower}),
+        ({"field": {1}}, {"field": {2}}),
+        ({"_held": Wrapped(True)}, {"_held": Wrapped(False)}),
+        ({"_held": shared(torch.nn.Linear(2, 2))}, {"_held": shared(torch.nn.Linear(2, 2))}),
+    ):
+        assert of(**first) != of(**second)
+        assert of(**first) == of(**first)
+    assert of(_held=Wrapped(key="a")) == of(_held=Wrapped(key="b"))
+    assert of(_client=Wrapped(True)) == of(_client=Wrapped(False)) == of()
+    assert of(_total_tokens=7, _vectors_by_text={"a": [1.0]}) == of()
+
+
+def test_identity_holds_no_secrets_of_pydantic():
+    """A `SecretStr` under any name is no part of it."""
+    from pydantic import SecretStr
+
+    class Remote(HashEmbedding):
+        word: SecretStr = SecretStr("a")
+
+    assert identity(Remote()) == identity(Remote(word=SecretStr("b")))
+
+
+def test_identity_sees_the_settings_of_modules(tiny_bert_dir, tmp_path):
+    """The same weights with another pooling, saved under the same path, are another model."""
+    from llama_index.embeddings.huggingface import HuggingFaceEmbedding
+
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_bert_dir, folder)
+    before = identity(HuggingFaceEmbedding(model_name=str(folder), device="cpu"))
+    config = folder / "1_Pooling" / "config.json"
+    settings = json.loads(config.read_text())
+    if "pooling_mode" in settings:
+        settings["pooling_mode"] = "cls"
+    else:
+        settings["pooling_mode_mean_tokens"] = False
+        settings["pooling_mode_cls_token"] = True
+    config.write_text(json.dumps(settings))
+    assert identity(HuggingFaceEmbedding(model_name=str(folder), device="cpu")) != before
+
+
+def test_the_cache_keeps_texts_when_the_query_prompt_changes(tiny_bert_dir, tmp_path, monkeypatch):
+    """Another prompt for queries is another vector for queries alone."""
+    from llama_index.embeddings.huggingface import HuggingFaceEmbedding
+
+    plain, asking = (
+        HuggingFaceEmbedding(model_name=str(tiny_bert_dir), device="cpu", query_instruction=prompt)
+        for prompt in (None, "query: ")
+    )
+    assert identity(plain, "text") == identity(asking, "text")
+    assert identity(plain, "query") != identity(asking, "query")
+    assert identity(plain) != identity(asking)
+    vectors = encode(plain, ["amber"], "text", cache_dir=tmp_path)
+    monkeypatch.setattr(HuggingFaceEmbedding, "_embed", raising(AssertionError("embedded again")))
+    assert np.array_equal(encode(asking, ["amber"], "text", cache_dir=tmp_path), vectors)
 
 
 def test_identity_sees_the_weights(tiny_bert_dir):

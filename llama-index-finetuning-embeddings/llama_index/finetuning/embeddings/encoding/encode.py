@@ -117,7 +117,7 @@ def encode(
     with contextlib.ExitStack() as stack:
         cache = None
         if cache_dir is not None:
-            cache = stack.enter_context(VectorCache(cache_dir, identity(embed_model)))
+            cache = stack.enter_context(VectorCache(cache_dir, identity(embed_model, side)))
             for text, vector in cache.get(side, rows):
                 table.fill([text], vector[np.newaxis])
         todo = table.missing()
