@@ -1,10 +1,12 @@
 """Tests of `encoding`: each distinct text once, in order, cached, checked."""
 
 import json
+import math
 import shutil
 import subprocess
 import sys
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -236,11 +238,63 @@ def test_a_passing_failure_is_tried_again():
     assert encode(model, ["amber"], "text").shape == (1, 32)
 
 
+class RateLimitError(Exception):
+    """What a client raises for status 429."""
+
+    status_code = 429
+
+    def __init__(self, retry_after):
+        super().__init__("Rate limit reached.")
+        self.retry_after = retry_after
+
+
+def test_a_rate_limit_that_says_how_long_is_waited_out(monkeypatch):
+    """More often than other failures are tried again, and for as long as it says."""
+    monkeypatch.setattr(encode_module, "_LEAST_TOLD_WAIT", 0.0)
+    began = time.monotonic()
+    model = Scripted(*[raising(RateLimitError(0.05))] * 5)
+    assert encode(model, ["amber"], "text").shape == (1, 32)
+    assert time.monotonic() - began > 5 * 0.05
+
+
+def test_a_rate_limit_of_more_than_five_minutes_is_a_failure():
+    """It is one at once."""
+    model = Scripted(raising(RateLimitError(301)), raising(AssertionError("called again")))
+    with pytest.raises(EncodingError, match="Rate limit reached"):
+        encode(model, ["amber"], "text")
+
+
+def test_a_wait_ends_when_another_call_fails():
+    """A call that would wait a minute does not hold up the error of another."""
+    waiting = threading.Event()
+
+    class Half(HashEmbedding):
+        def _get_text_embeddings(self, texts):
+            if texts == ["amber"]:
+                waiting.set()
+                raise RateLimitError(60)
+            assert waiting.wait(10)
+            time.sleep(0.1)
+            raise ValueError("refused")
+
+    began = time.monotonic()
+    with pytest.raises(EncodingError, match="refused"):
+        encode(Half(), ["amber", "bird"], "text", batch_size=1, num_workers=2)
+    assert time.monotonic() - began < 30
+
+
 def test_a_lasting_failure_names_the_text():
     """The third failure ends it, with the model, the first text and the cause."""
     model = Scripted(*[raising(ConnectionError("no route"))] * 3)
     with pytest.raises(EncodingError, match=r"'hash' failed on 1 texts \(first: 'd7'\).*no route"):
         encode(model, ["amber"], "text", ids=["d7"])
+
+
+def test_a_failure_says_how_to_keep_what_was_embedded(tmp_path):
+    """Without a cache it names the argument; with one it says that it holds what came before."""
+    for cache_dir, words in ((None, "Pass 'cache_dir'"), (tmp_path, "is in the cache")):
+        with pytest.raises(EncodingError, match=words):
+            encode(Scripted(raising(TypeError("bad"))), ["a"], "text", cache_dir=cache_dir)
 
 
 def test_a_fault_of_the_program_is_not_repeated():
@@ -490,6 +544,32 @@ def test_a_call_under_way_is_kept_when_another_fails(tmp_path):
     model = Half()
     encode(model, ["amber", "bird"], "text", cache_dir=tmp_path)
     assert model.texts_seen == ["amber"]
+
+
+def test_one_bad_vector_loses_no_other(tmp_path):
+    """The rest of its batch and the calls under way are in the cache when the error is raised."""
+    bad_came = threading.Event()
+
+    class Broken(HashEmbedding):
+        def _get_text_embeddings(self, texts):
+            vectors = super()._get_text_embeddings(texts)
+            if "bad" not in texts:
+                assert bad_came.wait(10)
+                time.sleep(0.1)
+                return vectors
+            bad_came.set()
+            return [
+                [math.nan] * 32 if text == "bad" else v
+                for text, v in zip(texts, vectors, strict=True)
+            ]
+
+    options = {"batch_size": 2, "num_workers": 2, "cache_dir": tmp_path}
+    with pytest.raises(EncodingError, match="not finite for text number 1"):
+        encode(Broken(), ["amber", "bad", "bridge", "candle"], "text", **options)
+    assert bad_came.is_set()
+    model = Broken()
+    encode(model, ["amber", "bridge", "candle"], "text", **options)
+    assert model.texts_seen == []
 
 
 _KILLED = """
