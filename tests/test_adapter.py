@@ -380,6 +380,21 @@ def test_what_is_passed_is_kept_by_auto():
     assert (options.epochs, options.batch_size, options.identity_pull) == (1, 10, 0.1)
 
 
+class Half(BaseAdapter):
+    """A custom adapter whose output is half as long, which no attribute of it tells."""
+
+    def __init__(self, size):
+        super().__init__()
+        self.size = size
+        self.weight = torch.nn.Parameter(torch.ones(size, size // 2))
+
+    def get_config_dict(self):
+        return {"size": self.size}
+
+    def forward(self, embed):
+        return embed @ self.weight
+
+
 def test_unknown_options_are_named(output):
     """A misspelt keyword is an error that lists the known ones, in either call."""
     with pytest.raises(ConfigurationError, match=r"Unknown training options: epoch\. Known .* lr"):
@@ -410,6 +425,20 @@ def test_unknown_options_are_named(output):
         ({"adapter_model": BaseAdapter()}, r"can't be saved: BaseAdapter\.get_config_dict"),
         ({"embed_model": "local:x"}, r"'embed_model' must be .* \(got str\)"),
         ({"dataset": "train.json"}, r"'dataset' must be .* \(got str\)"),
+        ({"epochs": 2.5}, r"'epochs' must be a whole number \(got 2\.5\)"),
+        ({"batch_size": 16.0}, r"'batch_size' must be a whole number \(got 16\.0\)"),
+        ({"lr": "1e-3"}, r"'lr' must be above 0 \(got 1e-3\)"),
+        ({"identity_pull": "no"}, r"'identity_pull' must be 0 or more \(got no\)"),
+        ({"dim": 1024}, r"'dim' must be the length of the vectors of 'hash', 32 \(got 1024\)"),
+        ({"dim": 0}, r"'dim' must be the length of .* \(got 0\)"),
+        ({"device": "gpu"}, r"'device' must be one that torch finds here \(got 'gpu'"),
+        ({"device": "cuda:99"}, r"'device' must be one that torch finds here \(got 'cuda:99'"),
+        ({"optimizer_params": {"learning_rate": 1}}, r"'optimizer_params' must.*learning_rate"),
+        ({"optimizer_class": torch.optim.LBFGS}, r"'optimizer_class' and.*got LBFGS.*closure"),
+        ({"adapter_model": Half(32)}, r"must give torch.float32 vectors.*shape \(2, 16\)"),
+        ({"adapter_model": Half(32).double()}, r"must take vectors of 32 dimensions in float32"),
+        ({"adapter_model": Half(8)}, r"must take vectors of 32 dimensions in float32"),
+        ({"adapter_model": LinearLayer(32, 32).requires_grad_(False)}, r"must fit the parameters"),
     ],
 )
 def test_bad_arguments(arguments, message, output):
@@ -853,23 +882,44 @@ class Silent(HashEmbedding):
 
 
 def test_a_dimension_that_nothing_tells_is_found_out(output):
-    """On demand by embedding a text, as in the retired package; in training without one."""
+    """By embedding one text, as in the retired package."""
     base = Silent(dim="unknown")
     engine = engine_for(synonyms(20), output, base, epochs=1, lr=1e-3)
     assert base.texts_seen == []
     engine.finetune()
-    assert "hello world" not in base.texts_seen
+    assert base.texts_seen[0] == "hello world"
     assert engine.dim == 32
     assert engine_for(tiny_dataset(), output, base).dim == 32
     assert base.texts_seen[-1] == "hello world"
 
 
 def test_a_dimension_that_is_not_the_models(output):
-    """`dim` that the vectors don't have is an error after the queries, before the texts."""
-    base = Silent(dim="unknown")
-    with pytest.raises(ConfigurationError, match=r"which have 32 dimensions \(got 16\)"):
-        engine_for(synonyms(20), output, base, dim=16).finetune()
-    assert base.texts_seen == []
+    """Where the base does not tell its own, the first text does, before any other is paid for."""
+    for argument, words in (
+        ({"dim": 16}, r"which have 32 dimensions \(got 16\)"),
+        ({"adapter_model": LinearLayer(384, 384)}, r"take vectors of 32 dimensions.*got 384"),
+        ({"adapter_model": Half(8)}, r"must take vectors of 32 dimensions in float32"),
+    ):
+        base = Silent(dim="unknown")
+        with pytest.raises(ConfigurationError, match=words):
+            engine_for(synonyms(20), output, base, **argument).finetune()
+        assert (base.texts_seen, base.query_calls) == (["hello world"], 0)
+
+
+def test_a_second_run_embeds_nothing(output):
+    """An engine keeps its vectors, until the base or the data change."""
+    base = HashEmbedding()
+    engine = engine_for(synonyms(20), output, base, epochs=1)
+    engine.finetune()
+    seen, asked = list(base.texts_seen), base.query_calls
+    engine.finetune(lr=1e-2)
+    assert (base.texts_seen, base.query_calls) == (seen, asked)
+    base.query_prefix = "ask "
+    engine.finetune()
+    assert base.texts_seen == 2 * seen
+    engine.dataset = synonyms(20, seed=1)
+    engine.finetune()
+    assert base.query_calls == 3 * asked
 
 
 def test_the_cache_makes_a_second_run_free(output, tmp_path):

@@ -6,24 +6,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from llama_index.core.base.embeddings.base import BaseEmbedding
-from llama_index.core.utils import infer_torch_device
 from torch import Tensor
 from typing_extensions import Self
 
 from llama_index.finetuning.embeddings.adapter.checks import (
     check_adapter,
     check_datasets,
+    check_device,
     check_dimension,
+    check_step,
     is_identity,
 )
+from llama_index.finetuning.embeddings.adapter.embedding import Embedder
 from llama_index.finetuning.embeddings.adapter.options import TrainingOptions, parse
 from llama_index.finetuning.embeddings.adapter.run import (
     Outcome,
     Run,
-    Vectors,
     outcome_without_training,
 )
 from llama_index.finetuning.embeddings.adapter.selection import copy_of
@@ -38,7 +37,6 @@ from llama_index.finetuning.embeddings.adapters import (
 )
 from llama_index.finetuning.embeddings.base import BaseFinetuningEngine
 from llama_index.finetuning.embeddings.dataset import EmbeddingQAFinetuneDataset
-from llama_index.finetuning.embeddings.encoding import Side, encode, stated_dimension
 from llama_index.finetuning.embeddings.errors import ConfigurationError
 from llama_index.finetuning.embeddings.files import atomic_folder, check_writable, output_lock
 from llama_index.finetuning.embeddings.report import RetrievalReport
@@ -49,7 +47,8 @@ logger = logging.getLogger(__name__)
 class EmbeddingAdapterFinetuneEngine(BaseFinetuningEngine):
     """Train an adapter on the vectors of any embedding model, local or behind an API.
 
-    Every text is embedded once; training then takes seconds, as only the adapter changes. By
+    Every text is embedded once, also for a second ``finetune()`` on the same data; training then
+    takes seconds, as only the adapter changes. By
     default only queries pass through it, so that an existing index stays valid. With a
     validation set, or with no say in how to train (``auto``), the outcome is compared with the
     base on documents that were not trained on, and the base is handed back where it is better.
@@ -119,7 +118,7 @@ class EmbeddingAdapterFinetuneEngine(BaseFinetuningEngine):
         self._bias = bias
         self._model_output_path = model_output_path
         self._device = device
-        self._dim = dim or stated_dimension(embed_model)
+        self._embedder = Embedder(embed_model, dim)
         self._model = adapter_model
         self._given: dict[str, Tensor] | None = None
         self._trained_before = False
@@ -162,9 +161,7 @@ class EmbeddingAdapterFinetuneEngine(BaseFinetuningEngine):
     @property
     def dim(self) -> int:
         """Length of the model's vectors; a text is embedded where nothing else tells."""
-        if self._dim is None:
-            self._dim = len(self.embed_model.get_text_embedding("hello world"))
-        return self._dim
+        return self._embedder.dim or self._embedder.find_dim(self._options({}))
 
     @property
     def model(self) -> BaseAdapter:
@@ -180,14 +177,15 @@ class EmbeddingAdapterFinetuneEngine(BaseFinetuningEngine):
             The vectors of the queries and of the texts, each of shape ``(n_pairs, dim)``.
 
         Raises:
-            ConfigurationError: An option of the constructor was changed to one that can't work,
-                or the vectors do not fit ``dim`` or the adapter.
+            ConfigurationError: The vectors are not of the length ``dim``.
             EncodingError: The embedding model failed, or gave unusable vectors.
             OutputError: The cache can't be written.
         """
         options = self._options({})
-        queries = self._encode([(query, query) for query, _ in batch], "query", options)
-        return queries, self._encode([(text, text) for _, text in batch], "text", options)
+        device = check_device(self._device)
+        queries = self._embedder.embed([(query, query) for query, _ in batch], "query", options)
+        texts = self._embedder.embed([(text, text) for _, text in batch], "text", options)
+        return queries.to(device), texts.to(device)
 
     def finetune(self, **train_kwargs: Any) -> None:
         """Embed what is not in the cache, train, and write the adapter's folder.
@@ -238,7 +236,14 @@ class EmbeddingAdapterFinetuneEngine(BaseFinetuningEngine):
             seconds: Where to put the time of each phase.
         """
         began = time.perf_counter()
-        vectors, *validation = self._embedded(rows, options)
+        # One text tells what would otherwise show when all of them are paid for.
+        self._embedder.find_dim(options)
+        self._check_adapter(options)
+        parts = [(self.dataset, rows)]
+        if options.val_dataset is not None:
+            parts.append((options.val_dataset, Rows.of(options.val_dataset)))
+        device = check_device(self._device)
+        vectors, *validation = self._embedder.embed_all(parts, options, device)
         seconds["embedding"] = time.perf_counter() - began
         began = time.perf_counter()
         run = Run(
@@ -291,50 +296,18 @@ class EmbeddingAdapterFinetuneEngine(BaseFinetuningEngine):
             check_writable(options.checkpoint_path, name="model_checkpoint_path")
         if options.cache_dir is not None:
             check_writable(options.cache_dir, name="cache_dir")
+        check_device(self._device)
+        self._check_adapter(options)
+
+    def _check_adapter(self, options: TrainingOptions) -> None:
+        dim = self._embedder.dim
         if self._model is not None:
-            check_adapter(self._model, self._dim, self.embed_model.model_name, options.transform)
-
-    def _embedded(self, rows: Rows, options: TrainingOptions) -> list[Vectors]:
-        """Embed the training set, as far as it is needed, and the validation set, if any."""
-        parts = [(self.dataset, rows)]
-        if options.val_dataset is not None:
-            parts.append((options.val_dataset, Rows.of(options.val_dataset)))
-        # Both sets in one call a side: they may share texts.
-        queries = [pair for dataset, _ in parts for pair in dataset.queries.items()]
-        documents = [(id_, one.corpus[id_]) for one, rows in parts for id_ in rows.document_ids]
-        query_vectors = self._encode(queries, "query", options)
-        document_vectors = self._encode(documents, "text", options)
-        found = []
-        for dataset, own in parts:
-            n_queries, n_documents = len(dataset.queries), len(own.document_ids)
-            found.append(
-                Vectors(query_vectors[:n_queries], document_vectors[:n_documents], own, dataset)
-            )
-            query_vectors = query_vectors[n_queries:]
-            document_vectors = document_vectors[n_documents:]
-        return found
-
-    def _encode(self, texts: list[tuple[str, str]], side: Side, options: TrainingOptions) -> Tensor:
-        """Embed pairs of an id and a text."""
-        vectors = encode(
-            self.embed_model,
-            [text for _, text in texts],
-            side,
-            ids=[id_ for id_, _ in texts],
-            num_workers=options.num_workers,
-            cache_dir=options.cache_dir,
-            show_progress=options.show_progress_bar,
-        )
-        expected = getattr(self._model, "in_features", None) or self._dim or vectors.shape[1]
-        if vectors.shape[1] != expected:
-            raise ConfigurationError(
-                f"'dim' and 'adapter_model' must fit the vectors of "
-                f"{self.embed_model.model_name!r}, which have {vectors.shape[1]} dimensions (got "
-                f"{expected})."
-            )
-        self._dim = vectors.shape[1]
-        device = torch.device(self._device or infer_torch_device())
-        return torch.from_numpy(np.asarray(vectors)).to(device)
+            check_adapter(self._model, dim, self.embed_model.model_name, options.transform)
+        if dim is not None:
+            adapter = self._model
+            if adapter is None:
+                adapter = LinearLayer(dim, dim, bias=self._bias)
+            check_step(adapter, dim, options)
 
     def _checkpoint(self, step: int, options: TrainingOptions) -> None:
         with atomic_folder(Path(str(options.checkpoint_path)) / f"step_{step}") as folder:

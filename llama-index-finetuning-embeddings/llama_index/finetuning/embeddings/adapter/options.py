@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from numbers import Integral, Real
 from typing import Any, Literal, get_args
 
 import torch
@@ -109,11 +110,13 @@ class TrainingOptions:
         if self.warmup_steps is not None:
             _check_at_least("warmup_steps", self.warmup_steps, 0)
         for name in ("lr", "max_grad_norm", "scale"):
-            if not getattr(self, name) > 0:
-                raise ConfigurationError(f"{name!r} must be above 0 (got {getattr(self, name)}).")
+            value = getattr(self, name)
+            if not (isinstance(value, Real) and float(value) > 0):
+                raise ConfigurationError(f"{name!r} must be above 0 (got {value}).")
         for name in ("identity_pull", "hard_negative_weight"):
-            if not (getattr(self, name) or 0.0) >= 0:
-                raise ConfigurationError(f"{name!r} must be 0 or more (got {getattr(self, name)}).")
+            value = getattr(self, name) or 0.0
+            if not (isinstance(value, Real) and float(value) >= 0):
+                raise ConfigurationError(f"{name!r} must be 0 or more (got {value}).")
         for name, choices in (("negatives", Negatives), ("transform", Transform)):
             if getattr(self, name) not in get_args(choices):
                 raise ConfigurationError(
@@ -188,6 +191,8 @@ def parse(
     return parsed
 
 
-def _check_at_least(name: str, value: int, least: int) -> None:
+def _check_at_least(name: str, value: Any, least: int) -> None:
+    if not isinstance(value, Integral):
+        raise ConfigurationError(f"{name!r} must be a whole number (got {value!r}).")
     if value < least:
         raise ConfigurationError(f"{name!r} must be at least {least} (got {value}).")

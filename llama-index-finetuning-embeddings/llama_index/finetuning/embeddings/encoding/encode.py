@@ -203,7 +203,7 @@ class _Table:
         with np.errstate(over="ignore"):
             vectors = np.asarray(found, dtype=np.float32)
         finite = np.isfinite(vectors).all(axis=1)
-        filled = list(itertools.compress(texts, finite))
+        filled = [text for text, is_good in zip(texts, finite, strict=True) if is_good]
         vectors = vectors[finite]
         if not self.vectors.size:
             self.vectors = _allocate(self._n_rows, dim)
