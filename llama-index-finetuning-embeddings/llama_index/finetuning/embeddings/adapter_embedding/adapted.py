@@ -28,15 +28,17 @@ from llama_index.finetuning.embeddings.errors import (
 
 logger = logging.getLogger(__name__)
 
-_UNIT_TOLERANCE = 1e-3
+# Vectors of length one in half precision are up to 0.4 % longer or shorter.
+_UNIT_TOLERANCE = 1e-2
 
 
 class AdapterEmbeddingModel(BaseEmbedding):
     """Any embedding model with a trained adapter on its query vectors, or on both sides.
 
     A batch goes through the base's batch call (the async one in async calls) and then through
-    the adapter in one product. Where the base gives vectors of length one, so does this model.
-    Calls may come from many threads at once.
+    the adapter in one product. Where the base gives vectors of length one, so does this model:
+    the base says so by a field ``normalize``, or else by its first vectors. Calls may come from
+    many threads at once.
 
     Args:
         base_embed_model: The model that the adapter was trained on.
@@ -63,6 +65,7 @@ class AdapterEmbeddingModel(BaseEmbedding):
     _adapter: torch.nn.Module = PrivateAttr()
     _dimension: int | None = PrivateAttr()
     _target_device: torch.device = PrivateAttr()
+    _is_unit: bool | None = PrivateAttr(default=None)
 
     def __init__(
         self,
@@ -95,6 +98,8 @@ class AdapterEmbeddingModel(BaseEmbedding):
         )
         self._base_embed_model = base_embed_model
         self._target_device = torch.device(device or infer_torch_device())
+        if getattr(base_embed_model, "normalize", None) is True:
+            self._is_unit = True
         self._adapter = adapter.eval().to(self._target_device)
         self._dimension = description.dimension or getattr(adapter, "in_features", None)
         self._check_dimension(stated_dimension(base_embed_model))
@@ -204,15 +209,19 @@ class AdapterEmbeddingModel(BaseEmbedding):
         self._check_dimension(rows.shape[1])
         with torch.inference_mode():
             adapted = self._adapter(torch.from_numpy(rows).to(self._target_device)).cpu().numpy()
-        unit = np.abs(np.linalg.norm(rows, axis=1) - 1.0) < _UNIT_TOLERANCE
+        given = np.linalg.norm(rows, axis=1)
+        there = given > 0
+        if self._is_unit is None and there.any():
+            self._is_unit = bool((np.abs(given[there] - 1.0) < _UNIT_TOLERANCE).all())
         with np.errstate(over="ignore", invalid="ignore"):
             lengths = np.linalg.norm(adapted, axis=1, keepdims=True)
-        if not np.isfinite(lengths).all() or not lengths[unit].all():
+        if not np.isfinite(lengths).all() or (self._is_unit and not lengths[there].all()):
             raise EncodingError(
                 f"The adapter in {self.adapter_path!r} gave a vector that is not finite, or zero. "
                 "Its weights, or the vectors of the model before it, are damaged."
             )
-        adapted[unit] /= lengths[unit]
+        if self._is_unit:
+            adapted[there] /= lengths[there]
         found: list[list[float]] = adapted.tolist()
         return found
 
