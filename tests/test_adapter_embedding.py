@@ -17,6 +17,7 @@ from llama_index.core.ingestion import IngestionPipeline
 from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 from llama_index.core.schema import TextNode
+from llama_index.core.storage.kvstore import SimpleKVStore
 from llama_index.embeddings.huggingface import HuggingFaceEmbedding
 
 from llama_index.finetuning.embeddings import (
@@ -285,6 +286,43 @@ def test_the_rate_limiter_of_the_base_is_heeded(wrap, path):
 
     asyncio.run(calls())
     assert waits[3:] == ["async"] * 3
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [AdapterEmbeddingModel, lambda base, _: AsymmetricEmbeddingModel(base, base)],
+    ids=["adapter", "pair"],
+)
+def test_the_embeddings_cache_of_the_base_is_used(wrap, path):
+    """What LlamaIndex's own cache of the base holds is not embedded again, in any call."""
+    base = HashEmbedding(dim=DIM, embeddings_cache=SimpleKVStore())
+    base.get_text_embedding_batch(["amber", "bridge"])
+    base.get_query_embedding("candle")
+    model = wrap(base, path)
+    expected = wrap(HashEmbedding(dim=DIM), path)
+
+    async def calls():
+        return [
+            await model.aget_query_embedding("candle"),
+            await model.aget_text_embedding("amber"),
+            *await model.aget_text_embedding_batch(["amber", "bridge"]),
+        ]
+
+    found = [
+        model.get_query_embedding("candle"),
+        model.get_text_embedding("amber"),
+        *model.get_text_embedding_batch(["amber", "bridge"]),
+    ]
+    wanted = [
+        expected.get_query_embedding("candle"),
+        *expected.get_text_embedding_batch(["amber", "amber", "bridge"]),
+    ]
+    assert np.allclose(found, wanted, atol=1e-6)
+    assert np.allclose(asyncio.run(calls()), wanted, atol=1e-6)
+    assert (base.texts_seen, base.query_calls) == (["amber", "bridge"], 1)
+    model.get_text_embedding("desert")
+    model.get_text_embedding("desert")
+    assert base.texts_seen == ["amber", "bridge", "desert"]
 
 
 def test_it_says_what_it_is(path):

@@ -55,7 +55,7 @@ class TrainingOptions:
             relevant documents are never among them.
         max_negatives: Documents a step beyond which they are sampled anew each step.
         hard_negative_weight: How many documents each of the dataset's hard negatives counts
-            for; 0 leaves them out.
+            for with its query, whether or not it is relevant to another; 0 leaves them out.
         transform: Whose vectors the adapter changes: ``"query"`` leaves an index valid.
         scale: Factor of the cosine similarities in the loss, the inverse of a temperature.
         steps_per_epoch: Steps that make an epoch; None: one pass over the pairs.
@@ -82,7 +82,7 @@ class TrainingOptions:
     val_dataset: EmbeddingQAFinetuneDataset | None = None
     negatives: Negatives = "relevant"
     max_negatives: int = 4096
-    hard_negative_weight: float = 1.0
+    hard_negative_weight: float = 2.0
     transform: Transform = "query"
     scale: float = 20.0
     steps_per_epoch: int | None = None

@@ -48,9 +48,10 @@ def train(
 
     Each step takes a batch of pairs and asks, by cross entropy over scaled cosine similarities,
     which of the candidates is the pair's document; the query's other relevant documents are no
-    candidates. The loss is that of ``MultipleNegativesRankingLoss`` (Henderson et al., 2017,
-    https://arxiv.org/abs/1705.00652) with negatives from beyond the batch, plus the pull. The
-    learning rate rises over the warm-up and falls linearly to zero.
+    candidates, and its hard negatives count as often as told. The loss is that of
+    ``MultipleNegativesRankingLoss`` (Henderson et al., 2017, https://arxiv.org/abs/1705.00652)
+    with negatives from beyond the batch, plus the pull. The learning rate rises over the warm-up
+    and falls linearly to zero.
 
     Args:
         adapter: What to train.

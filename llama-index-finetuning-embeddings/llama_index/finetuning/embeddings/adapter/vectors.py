@@ -141,11 +141,12 @@ class TrainingSet:
             self._pool = torch.tensor(sorted(set(everything) - hidden), device=device)
         hard = [[row for row in own if row not in hidden] for own in rows.hard]
         self.hard = _padded(hard, device)
-        # Relevant rows of all queries end to end, with each query's place in that list.
-        lengths = torch.tensor([len(rows_) for rows_ in rows.relevant], device=device)
-        self._n_relevant = lengths
+        # Relevant and hard rows of all queries end to end, with each query's place in that list.
+        apart = [[*own, *more] for own, more in zip(rows.relevant, rows.hard, strict=True)]
+        lengths = torch.tensor([len(own) for own in apart], device=device)
+        self._n_apart = lengths
         self._start = lengths.cumsum(0) - lengths
-        self._relevant = torch.tensor([row for own in rows.relevant for row in own], device=device)
+        self._apart = torch.tensor([row for own in apart for row in own], device=device)
         self._column = torch.full((len(documents),), -1, dtype=torch.long, device=device)
 
     def candidates(self, positives: Tensor, limit: int, generator: torch.Generator) -> Tensor:
@@ -169,21 +170,20 @@ class TrainingSet:
     def columns(
         self, queries: Tensor, positives: Tensor, candidates: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Find each pair's positive among the candidates, and what is no negative of it.
+        """Find each pair's positive among the candidates, and what is no common negative of it.
 
         Returns:
             The positives' columns, shape ``(n_pairs,)``, and a mask of the query's other
-            relevant documents, shape ``(n_pairs, n_candidates)``.
+            relevant documents and of its hard negatives, which have a weight of their own;
+            shape ``(n_pairs, n_candidates)``.
         """
         self._column[candidates] = torch.arange(len(candidates), device=candidates.device)
         target = self._column[positives]
-        lengths = self._n_relevant[queries]
+        lengths = self._n_apart[queries]
         pair = torch.arange(len(queries), device=queries.device).repeat_interleave(lengths)
         offset = torch.arange(len(pair), device=pair.device)
         offset -= (lengths.cumsum(0) - lengths).repeat_interleave(lengths)
-        column = self._column[
-            self._relevant[self._start[queries].repeat_interleave(lengths) + offset]
-        ]
+        column = self._column[self._apart[self._start[queries].repeat_interleave(lengths) + offset]]
         self._column[candidates] = -1
         mask = torch.zeros(len(queries), len(candidates), dtype=torch.bool, device=queries.device)
         there = column >= 0

@@ -13,11 +13,11 @@ from llama_index.core.constants import DEFAULT_EMBED_BATCH_SIZE
 from llama_index.core.utils import infer_torch_device
 from numpy.typing import NDArray
 
+from llama_index.finetuning.embeddings.adapter_embedding import calls
 from llama_index.finetuning.embeddings.adapter_embedding.export import (
     as_matrix,
     export_sentence_transformer,
 )
-from llama_index.finetuning.embeddings.adapter_embedding.limits import await_for, wait_for
 from llama_index.finetuning.embeddings.adapters import load_adapter
 from llama_index.finetuning.embeddings.encoding import embed_queries, stated_dimension
 from llama_index.finetuning.embeddings.errors import (
@@ -180,27 +180,23 @@ class AdapterEmbeddingModel(BaseEmbedding):
         return self._adapted(embed_queries(self._base_embed_model, queries), "query")
 
     def _get_query_embedding(self, query: str) -> list[float]:
-        vector = wait_for(self._base_embed_model)._get_query_embedding(query)
-        return self._adapted([vector], "query")[0]
+        return self._adapted([calls.embed_query(self._base_embed_model, query)], "query")[0]
 
     async def _aget_query_embedding(self, query: str) -> list[float]:
-        base = await await_for(self._base_embed_model)
-        return self._adapted([await base._aget_query_embedding(query)], "query")[0]
+        vector = await calls.aembed_query(self._base_embed_model, query)
+        return self._adapted([vector], "query")[0]
 
     def _get_text_embedding(self, text: str) -> list[float]:
-        vector = wait_for(self._base_embed_model)._get_text_embedding(text)
-        return self._adapted([vector], "text")[0]
+        return self._adapted([calls.embed_text(self._base_embed_model, text)], "text")[0]
 
     async def _aget_text_embedding(self, text: str) -> list[float]:
-        base = await await_for(self._base_embed_model)
-        return self._adapted([await base._aget_text_embedding(text)], "text")[0]
+        return self._adapted([await calls.aembed_text(self._base_embed_model, text)], "text")[0]
 
     def _get_text_embeddings(self, texts: list[str]) -> list[list[float]]:
-        return self._adapted(wait_for(self._base_embed_model)._get_text_embeddings(texts), "text")
+        return self._adapted(calls.embed_texts(self._base_embed_model, texts), "text")
 
     async def _aget_text_embeddings(self, texts: list[str]) -> list[list[float]]:
-        base = await await_for(self._base_embed_model)
-        return self._adapted(await base._aget_text_embeddings(texts), "text")
+        return self._adapted(await calls.aembed_texts(self._base_embed_model, texts), "text")
 
     def _adapted(self, vectors: list[list[float]], side: str) -> list[list[float]]:
         if not vectors or self.model_for(side) is not self:
