@@ -419,6 +419,8 @@ def test_identity_follows_private_values_and_arrays():
         field: object = None
         _lower: bool = PrivateAttr(default=False)
         _size: int = PrivateAttr(default=0)
+        _model_id: str = PrivateAttr(default="")
+        _last_token_pool: bool = PrivateAttr(default=False)
         _held: object = PrivateAttr(default=None)
         _client: object = PrivateAttr(default=None)
         _total_tokens: int = PrivateAttr(default=0)
@@ -451,6 +453,8 @@ def test_identity_follows_private_values_and_arrays():
         ({"field": str.upper}, {"field": str.lower}),
         ({"field": {1}}, {"field": {2}}),
         ({"_held": Wrapped(True)}, {"_held": Wrapped(False)}),
+        ({"_model_id": "a"}, {"_model_id": "b"}),
+        ({"_last_token_pool": True}, {"_last_token_pool": False}),
         ({"_held": shared(torch.nn.Linear(2, 2))}, {"_held": shared(torch.nn.Linear(2, 2))}),
     ):
         assert of(**first) != of(**second)

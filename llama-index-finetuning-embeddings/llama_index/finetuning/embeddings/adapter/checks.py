@@ -131,7 +131,8 @@ def check_step(adapter: nn.Module, dim: int, options: TrainingOptions) -> None:
     name = type(adapter).__name__
     adapter = copy.deepcopy(adapter)
     vectors = torch.zeros(2, dim, device=next((p.device for p in adapter.parameters()), None))
-    with torch.random.fork_rng(devices=_cuda(vectors.device)):
+    device = vectors.device
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         try:
             found = adapter(vectors)
         except Exception as error:  # a custom adapter's own code
@@ -160,8 +161,14 @@ def check_step(adapter: nn.Module, dim: int, options: TrainingOptions) -> None:
             ) from error
 
 
-def _cuda(device: torch.device) -> list[torch.device]:
-    return [device] if device.type == "cuda" else []
+def is_identity(adapter: BaseAdapter) -> bool:
+    """Tell whether an adapter is the `LinearLayer` that stands for the base."""
+    if not isinstance(adapter, LinearLayer):
+        return False
+    fresh = LinearLayer(**adapter.get_config_dict()).state_dict()
+    return all(
+        torch.equal(value.cpu(), fresh[name]) for name, value in adapter.state_dict().items()
+    )
 
 
 def _check_config(adapter: Any) -> None:
@@ -172,13 +179,3 @@ def _check_config(adapter: Any) -> None:
             f"'adapter_model' can't be saved: {type(adapter).__name__}.get_config_dict must "
             f"return its constructor's arguments as JSON values ({error})."
         ) from error
-
-
-def is_identity(adapter: BaseAdapter) -> bool:
-    """Tell whether an adapter is the `LinearLayer` that stands for the base."""
-    if not isinstance(adapter, LinearLayer):
-        return False
-    fresh = LinearLayer(**adapter.get_config_dict()).state_dict()
-    return all(
-        torch.equal(value.cpu(), fresh[name]) for name, value in adapter.state_dict().items()
-    )

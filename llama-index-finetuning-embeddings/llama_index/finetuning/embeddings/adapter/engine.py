@@ -48,10 +48,10 @@ class EmbeddingAdapterFinetuneEngine(BaseFinetuningEngine):
     """Train an adapter on the vectors of any embedding model, local or behind an API.
 
     Every text is embedded once, also for a second ``finetune()`` on the same data; training then
-    takes seconds, as only the adapter changes. By
-    default only queries pass through it, so that an existing index stays valid. With a
-    validation set, or with no say in how to train (``auto``), the outcome is compared with the
-    base on documents that were not trained on, and the base is handed back where it is better.
+    takes seconds, as only the adapter changes. By default only queries pass through it, so that
+    an existing index stays valid. With a validation set, or with no say in how to train
+    (``auto``), the outcome is compared with the base on documents that were not trained on, and
+    the base is handed back where it is better.
 
     Args:
         dataset: What to train on.
@@ -237,8 +237,9 @@ class EmbeddingAdapterFinetuneEngine(BaseFinetuningEngine):
         """
         began = time.perf_counter()
         # One text tells what would otherwise show when all of them are paid for.
-        self._embedder.find_dim(options)
-        self._check_adapter(options)
+        expected = self._embedder.dim
+        if self._embedder.find_dim(options) != expected:
+            self._check_adapter(options)
         parts = [(self.dataset, rows)]
         if options.val_dataset is not None:
             parts.append((options.val_dataset, Rows.of(options.val_dataset)))

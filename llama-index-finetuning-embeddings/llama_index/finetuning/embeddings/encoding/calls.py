@@ -7,8 +7,9 @@ from llama_index.core.base.embeddings.base import BaseEmbedding
 
 # Fields by which models tell their dimension, and those that only a model behind an API has.
 _DIMENSION_FIELDS = ("dimensions", "embed_dim", "dim", "output_dimensionality")
-_DIMENSION_METHODS = ("get_embedding_dimension", "get_sentence_embedding_dimension")
 _REMOTE_FIELDS = ("api_key", "api_base", "base_url", "api_url", "rate_limiter")
+# The method of a Sentence Transformer, by its new and its old name.
+_DIMENSION_METHODS = ("get_embedding_dimension", "get_sentence_embedding_dimension")
 
 
 def model_behind(embed_model: BaseEmbedding, side: str) -> BaseEmbedding:

@@ -202,8 +202,8 @@ class _Table:
                 )
         with np.errstate(over="ignore"):
             vectors = np.asarray(found, dtype=np.float32)
-        finite = np.isfinite(vectors).all(axis=1)
-        filled = [text for text, is_good in zip(texts, finite, strict=True) if is_good]
+        finite = np.flatnonzero(np.isfinite(vectors).all(axis=1))
+        filled = [texts[i] for i in finite]
         vectors = vectors[finite]
         if not self.vectors.size:
             self.vectors = _allocate(self._n_rows, dim)
@@ -246,7 +246,7 @@ def _patient_call(
     remedy = (
         "What came before is in the cache."
         if has_cache
-        else ("Pass 'cache_dir' to keep what was embedded for the next run.")
+        else "Pass 'cache_dir' to keep what was embedded for the next run."
     )
 
     def once(batch: list[str]) -> Vectors:

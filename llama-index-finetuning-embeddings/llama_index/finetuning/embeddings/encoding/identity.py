@@ -36,11 +36,15 @@ _IRRELEVANT = {
     "timeout",
     "token",
 }
-# Words in the names of what a process keeps for itself: it changes from call to call.
-_STATE = re.compile(
-    r"(?:^|_)(?:a?client|cached?|calls|count(?:er|s)?|executor|hits|id|last|lock|logger|loop|misses"
-    r"|pool|seen|semaphore|session|stats|thread|time(?:stamp)?|tokenizer|total|usage|used|uuid"
+# Words in the names of what changes from call to call, and of objects that a process holds.
+_RECORDS = re.compile(
+    r"(?:^|_)(?:calls|count(?:er|s)?|hits|misses|seen|stats|time(?:stamp)?|total|usage|used|uuid"
     r"|warn(?:ed|ings?))(?:_|$)",
+    re.IGNORECASE,
+)
+_HANDLES = re.compile(
+    r"(?:^|_)(?:a?client|cached?|executor|lock|logger|loop|pool|semaphore|session|thread|tokenizer)"
+    r"(?:_|$)",
     re.IGNORECASE,
 )
 _PLAIN = (bool, int, float, str)
@@ -156,7 +160,9 @@ def _counts(name: str, value: Any, *, is_field: bool = False) -> bool:
         return False
     if is_field or callable(getattr(value, "state_dict", None)):
         return True
-    return isinstance(value, BaseEmbedding) or _STATE.search(name) is None
+    if isinstance(value, _PLAIN):
+        return _RECORDS.search(name) is None
+    return isinstance(value, BaseEmbedding) or not (_RECORDS.search(name) or _HANDLES.search(name))
 
 
 def _array(values: Any, *, sampled: bool = False) -> Any:
