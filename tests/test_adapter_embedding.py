@@ -17,9 +17,14 @@ from llama_index.core.ingestion import IngestionPipeline
 from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 from llama_index.core.schema import TextNode
+from llama_index.core.storage.kvstore import SimpleKVStore
 from llama_index.embeddings.huggingface import HuggingFaceEmbedding
 
-from llama_index.finetuning.embeddings import ConfigurationError, ModelFolderError
+from llama_index.finetuning.embeddings import (
+    ConfigurationError,
+    ModelFolderError,
+    load_finetuned_model,
+)
 from llama_index.finetuning.embeddings.adapter_embedding import (
     AdapterEmbeddingModel,
     AsymmetricEmbeddingModel,
@@ -170,6 +175,39 @@ def test_lengths_follow_the_base(path):
     assert np.allclose(adapted, MATRIX.numpy() @ np.asarray(base.vector("amber")), atol=1e-5)
 
 
+class Coarse(HashEmbedding):
+    """Gives vectors of length one as half precision has them, and nothing for an empty text."""
+
+    def vector(self, text):
+        if not text:
+            return [0.0] * self.dim
+        return torch.tensor(super().vector(text)).to(torch.bfloat16).tolist()
+
+
+def test_lengths_are_one_for_a_base_in_half_precision(path):
+    """All rows are scaled, or none: rounding does not decide. A zero vector stays one."""
+    texts = ["", *(f"text {i}" for i in range(100))]
+    base = Coarse(dim=DIM)
+    lengths = np.linalg.norm([base.vector(text) for text in texts[1:]], axis=1)
+    assert np.abs(lengths - 1).max() > 1e-3
+    served = AdapterEmbeddingModel(base, path).get_query_embedding_batch(texts)
+    assert not any(served[0])
+    assert np.allclose(np.linalg.norm(served[1:], axis=1), 1.0, atol=1e-6)
+
+
+def test_a_base_that_says_that_it_normalises(path):
+    """Its word counts, not what its first vectors look like."""
+
+    class Says(HashEmbedding):
+        normalize: bool = True
+
+        def vector(self, text):
+            return [1.1 * value for value in super().vector(text)]
+
+    served = AdapterEmbeddingModel(Says(dim=DIM), path).get_query_embedding("amber")
+    assert np.linalg.norm(served) == pytest.approx(1.0)
+
+
 def test_texts_go_in_batches_through_the_base(path):
     """A batch is one call of the base, in sync and async calls alike."""
     base = HashEmbedding(dim=DIM)
@@ -248,6 +286,43 @@ def test_the_rate_limiter_of_the_base_is_heeded(wrap, path):
 
     asyncio.run(calls())
     assert waits[3:] == ["async"] * 3
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [AdapterEmbeddingModel, lambda base, _: AsymmetricEmbeddingModel(base, base)],
+    ids=["adapter", "pair"],
+)
+def test_the_embeddings_cache_of_the_base_is_used(wrap, path):
+    """What LlamaIndex's own cache of the base holds is not embedded again, in any call."""
+    base = HashEmbedding(dim=DIM, embeddings_cache=SimpleKVStore())
+    base.get_text_embedding_batch(["amber", "bridge"])
+    base.get_query_embedding("candle")
+    model = wrap(base, path)
+    expected = wrap(HashEmbedding(dim=DIM), path)
+
+    async def calls():
+        return [
+            await model.aget_query_embedding("candle"),
+            await model.aget_text_embedding("amber"),
+            *await model.aget_text_embedding_batch(["amber", "bridge"]),
+        ]
+
+    found = [
+        model.get_query_embedding("candle"),
+        model.get_text_embedding("amber"),
+        *model.get_text_embedding_batch(["amber", "bridge"]),
+    ]
+    wanted = [
+        expected.get_query_embedding("candle"),
+        *expected.get_text_embedding_batch(["amber", "amber", "bridge"]),
+    ]
+    assert np.allclose(found, wanted, atol=1e-6)
+    assert np.allclose(asyncio.run(calls()), wanted, atol=1e-6)
+    assert (base.texts_seen, base.query_calls) == (["amber", "bridge"], 1)
+    model.get_text_embedding("desert")
+    model.get_text_embedding("desert")
+    assert base.texts_seen == ["amber", "bridge", "desert"]
 
 
 def test_it_says_what_it_is(path):
@@ -434,6 +509,21 @@ def test_export(out_features, tiny_bert_dir, tmp_path):
     assert np.allclose(
         loaded.get_query_embedding("amber"), model.get_query_embedding("amber"), atol=1e-5
     )
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_export_over_a_base_that_cuts_its_vectors(normalize, tiny_bert_dir, tmp_path):
+    """The exported folder takes whole vectors and leaves out what `truncate_dim` cuts off."""
+    base = HuggingFaceEmbedding(
+        str(tiny_bert_dir), device="cpu", truncate_dim=DIM, normalize=normalize
+    )
+    model = AdapterEmbeddingModel(base, folder_of(tmp_path, linear(), "both", base))
+    exported = model.export_sentence_transformer(tmp_path / "exported")
+    loaded = load_finetuned_model(exported, device="cpu", normalize=normalize)
+    texts = ["amber bridge", "candle desert ember forest"]
+    expected = model.get_text_embedding_batch(texts)
+    assert len(expected[0]) == DIM
+    assert np.allclose(loaded.get_text_embedding_batch(texts), expected, atol=1e-5)
 
 
 def test_export_refusals(tiny_bert_dir, tmp_path):

@@ -1,8 +1,12 @@
 """Tests of `encoding`: each distinct text once, in order, cached, checked."""
 
+import json
+import math
+import shutil
 import subprocess
 import sys
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -234,11 +238,63 @@ def test_a_passing_failure_is_tried_again():
     assert encode(model, ["amber"], "text").shape == (1, 32)
 
 
+class RateLimitError(Exception):
+    """What a client raises for status 429."""
+
+    status_code = 429
+
+    def __init__(self, retry_after):
+        super().__init__("Rate limit reached.")
+        self.retry_after = retry_after
+
+
+def test_a_rate_limit_that_says_how_long_is_waited_out(monkeypatch):
+    """More often than other failures are tried again, and for as long as it says."""
+    monkeypatch.setattr(encode_module, "_LEAST_TOLD_WAIT", 0.0)
+    began = time.monotonic()
+    model = Scripted(*[raising(RateLimitError(0.05))] * 5)
+    assert encode(model, ["amber"], "text").shape == (1, 32)
+    assert time.monotonic() - began > 5 * 0.05
+
+
+def test_a_rate_limit_of_more_than_five_minutes_is_a_failure():
+    """It is one at once."""
+    model = Scripted(raising(RateLimitError(301)), raising(AssertionError("called again")))
+    with pytest.raises(EncodingError, match="Rate limit reached"):
+        encode(model, ["amber"], "text")
+
+
+def test_a_wait_ends_when_another_call_fails():
+    """A call that would wait a minute does not hold up the error of another."""
+    waiting = threading.Event()
+
+    class Half(HashEmbedding):
+        def _get_text_embeddings(self, texts):
+            if texts == ["amber"]:
+                waiting.set()
+                raise RateLimitError(60)
+            assert waiting.wait(10)
+            time.sleep(0.1)
+            raise ValueError("refused")
+
+    began = time.monotonic()
+    with pytest.raises(EncodingError, match="refused"):
+        encode(Half(), ["amber", "bird"], "text", batch_size=1, num_workers=2)
+    assert time.monotonic() - began < 30
+
+
 def test_a_lasting_failure_names_the_text():
     """The third failure ends it, with the model, the first text and the cause."""
     model = Scripted(*[raising(ConnectionError("no route"))] * 3)
     with pytest.raises(EncodingError, match=r"'hash' failed on 1 texts \(first: 'd7'\).*no route"):
         encode(model, ["amber"], "text", ids=["d7"])
+
+
+def test_a_failure_says_how_to_keep_what_was_embedded(tmp_path):
+    """Without a cache it names the argument; with one it says that it holds what came before."""
+    for cache_dir, words in ((None, "Pass 'cache_dir'"), (tmp_path, "is in the cache")):
+        with pytest.raises(EncodingError, match=words):
+            encode(Scripted(raising(TypeError("bad"))), ["a"], "text", cache_dir=cache_dir)
 
 
 def test_a_fault_of_the_program_is_not_repeated():
@@ -355,6 +411,103 @@ def test_identity_follows_public_fields():
     assert identity(Wrapper(inner=torch.nn.Linear)) == identity(Wrapper(inner=dict))
 
 
+def test_identity_follows_private_values_and_arrays():
+    """Flags, numbers, arrays and wrapped objects count; what changes with every call does not."""
+    import torch
+
+    class Own(HashEmbedding):
+        field: object = None
+        _lower: bool = PrivateAttr(default=False)
+        _size: int = PrivateAttr(default=0)
+        _model_id: str = PrivateAttr(default="")
+        _last_token_pool: bool = PrivateAttr(default=False)
+        _held: object = PrivateAttr(default=None)
+        _client: object = PrivateAttr(default=None)
+        _total_tokens: int = PrivateAttr(default=0)
+        _vectors_by_text: dict = PrivateAttr(default_factory=dict)
+
+    class Wrapped:
+        def __init__(self, normalize=True, inner=None, key="a"):
+            self.encode_kwargs = {"normalize": normalize}
+            self.inner = inner
+            self.api_key = key
+            self.lock = object()
+            self.itself = self
+
+    def of(**values):
+        model = Own()
+        for name, value in values.items():
+            setattr(model, name, value)
+        return identity(model)
+
+    def shared(value):
+        return Wrapped(inner=[value, value])
+
+    for first, second in (
+        ({"_lower": True}, {"_lower": False}),
+        ({"_size": 1}, {"_size": 2}),
+        ({"_held": np.zeros(3)}, {"_held": np.ones(3)}),
+        ({"field": np.zeros(3)}, {"field": np.ones(3)}),
+        ({"field": torch.zeros(3)}, {"field": torch.ones(3)}),
+        ({"field": np.float32(1)}, {"field": np.float32(2)}),
+        ({"field": str.upper}, {"field": str.lower}),
+        ({"field": {1}}, {"field": {2}}),
+        ({"_held": Wrapped(True)}, {"_held": Wrapped(False)}),
+        ({"_model_id": "a"}, {"_model_id": "b"}),
+        ({"_last_token_pool": True}, {"_last_token_pool": False}),
+        ({"_held": shared(torch.nn.Linear(2, 2))}, {"_held": shared(torch.nn.Linear(2, 2))}),
+    ):
+        assert of(**first) != of(**second)
+        assert of(**first) == of(**first)
+    assert of(_held=Wrapped(key="a")) == of(_held=Wrapped(key="b"))
+    assert of(_client=Wrapped(True)) == of(_client=Wrapped(False)) == of()
+    assert of(_total_tokens=7, _vectors_by_text={"a": [1.0]}) == of()
+
+
+def test_identity_holds_no_secrets_of_pydantic():
+    """A `SecretStr` under any name is no part of it."""
+    from pydantic import SecretStr
+
+    class Remote(HashEmbedding):
+        word: SecretStr = SecretStr("a")
+
+    assert identity(Remote()) == identity(Remote(word=SecretStr("b")))
+
+
+def test_identity_sees_the_settings_of_modules(tiny_bert_dir, tmp_path):
+    """The same weights with another pooling, saved under the same path, are another model."""
+    from llama_index.embeddings.huggingface import HuggingFaceEmbedding
+
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_bert_dir, folder)
+    before = identity(HuggingFaceEmbedding(model_name=str(folder), device="cpu"))
+    config = folder / "1_Pooling" / "config.json"
+    settings = json.loads(config.read_text())
+    if "pooling_mode" in settings:
+        settings["pooling_mode"] = "cls"
+    else:
+        settings["pooling_mode_mean_tokens"] = False
+        settings["pooling_mode_cls_token"] = True
+    config.write_text(json.dumps(settings))
+    assert identity(HuggingFaceEmbedding(model_name=str(folder), device="cpu")) != before
+
+
+def test_the_cache_keeps_texts_when_the_query_prompt_changes(tiny_bert_dir, tmp_path, monkeypatch):
+    """Another prompt for queries is another vector for queries alone."""
+    from llama_index.embeddings.huggingface import HuggingFaceEmbedding
+
+    plain, asking = (
+        HuggingFaceEmbedding(model_name=str(tiny_bert_dir), device="cpu", query_instruction=prompt)
+        for prompt in (None, "query: ")
+    )
+    assert identity(plain, "text") == identity(asking, "text")
+    assert identity(plain, "query") != identity(asking, "query")
+    assert identity(plain) != identity(asking)
+    vectors = encode(plain, ["amber"], "text", cache_dir=tmp_path)
+    monkeypatch.setattr(HuggingFaceEmbedding, "_embed", raising(AssertionError("embedded again")))
+    assert np.array_equal(encode(asking, ["amber"], "text", cache_dir=tmp_path), vectors)
+
+
 def test_identity_sees_the_weights(tiny_bert_dir):
     """A model trained in place, or saved again under the same path, is another model."""
     import torch
@@ -395,6 +548,32 @@ def test_a_call_under_way_is_kept_when_another_fails(tmp_path):
     model = Half()
     encode(model, ["amber", "bird"], "text", cache_dir=tmp_path)
     assert model.texts_seen == ["amber"]
+
+
+def test_one_bad_vector_loses_no_other(tmp_path):
+    """The rest of its batch and the calls under way are in the cache when the error is raised."""
+    bad_came = threading.Event()
+
+    class Broken(HashEmbedding):
+        def _get_text_embeddings(self, texts):
+            vectors = super()._get_text_embeddings(texts)
+            if "bad" not in texts:
+                assert bad_came.wait(10)
+                time.sleep(0.1)
+                return vectors
+            bad_came.set()
+            return [
+                [math.nan] * 32 if text == "bad" else v
+                for text, v in zip(texts, vectors, strict=True)
+            ]
+
+    options = {"batch_size": 2, "num_workers": 2, "cache_dir": tmp_path}
+    with pytest.raises(EncodingError, match="not finite for text number 1"):
+        encode(Broken(), ["amber", "bad", "bridge", "candle"], "text", **options)
+    assert bad_came.is_set()
+    model = Broken()
+    encode(model, ["amber", "bridge", "candle"], "text", **options)
+    assert model.texts_seen == []
 
 
 _KILLED = """

@@ -53,6 +53,15 @@ def test_an_adapter_over_a_base_that_is_found_by_name(tiny_bert_dir, tmp_path):
     )
 
 
+def test_a_base_that_cuts_its_vectors_comes_back(tiny_bert_dir, tmp_path):
+    """`truncate_dim` is in the folder, though HuggingFaceEmbedding has no field of that name."""
+    base = HuggingFaceEmbedding(str(tiny_bert_dir), device="cpu", truncate_dim=16)
+    expected = finetuned(base, tmp_path / "a").get_query_embedding("amber")
+    loaded = load_finetuned_model(str(tmp_path / "a"))
+    assert len(expected) == 16
+    assert np.allclose(loaded.get_query_embedding("amber"), expected, atol=1e-6)
+
+
 def test_a_base_that_cannot_be_found(tiny_bert_dir, tmp_path):
     """A class that no name brings back, a folder that is gone, an old folder: pass the base."""
     finetuned(HashEmbedding(model_name="api-model"), tmp_path / "a")

@@ -6,20 +6,25 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from llama_index.core.base.embeddings.base import BaseEmbedding
-from llama_index.core.utils import infer_torch_device
 from torch import Tensor
 from typing_extensions import Self
 
 from llama_index.finetuning.embeddings.adapter.checks import (
     check_adapter,
     check_datasets,
+    check_device,
     check_dimension,
+    check_step,
+    is_identity,
 )
+from llama_index.finetuning.embeddings.adapter.embedding import Embedder
 from llama_index.finetuning.embeddings.adapter.options import TrainingOptions, parse
-from llama_index.finetuning.embeddings.adapter.run import Run, Vectors
+from llama_index.finetuning.embeddings.adapter.run import (
+    Outcome,
+    Run,
+    outcome_without_training,
+)
 from llama_index.finetuning.embeddings.adapter.selection import copy_of
 from llama_index.finetuning.embeddings.adapter.vectors import Rows, rows_to_train_on
 from llama_index.finetuning.embeddings.adapter.writing import write_outcome
@@ -32,7 +37,6 @@ from llama_index.finetuning.embeddings.adapters import (
 )
 from llama_index.finetuning.embeddings.base import BaseFinetuningEngine
 from llama_index.finetuning.embeddings.dataset import EmbeddingQAFinetuneDataset
-from llama_index.finetuning.embeddings.encoding import Side, encode, stated_dimension
 from llama_index.finetuning.embeddings.errors import ConfigurationError
 from llama_index.finetuning.embeddings.files import atomic_folder, check_writable, output_lock
 from llama_index.finetuning.embeddings.report import RetrievalReport
@@ -43,17 +47,19 @@ logger = logging.getLogger(__name__)
 class EmbeddingAdapterFinetuneEngine(BaseFinetuningEngine):
     """Train an adapter on the vectors of any embedding model, local or behind an API.
 
-    Every text is embedded once; training then takes seconds, as only the adapter changes. By
-    default only queries pass through it, so that an existing index stays valid. With a
-    validation set, or with no say in how to train (``auto``), the outcome is compared with the
-    base on documents that were not trained on, and the base is handed back where it is better.
+    Every text is embedded once, also for a second ``finetune()`` on the same data; training then
+    takes seconds, as only the adapter changes. By default only queries pass through it, so that
+    an existing index stays valid. With a validation set, or with no say in how to train
+    (``auto``), the outcome is compared with the base on documents that were not trained on, and
+    the base is handed back where it is better.
 
     Args:
         dataset: What to train on.
         embed_model: The model, which stays as it is.
         batch_size: Pairs of a query and a relevant document in a step.
         epochs: Passes over these pairs.
-        adapter_model: The adapter to train; None: a `LinearLayer`.
+        adapter_model: The adapter to train, fresh (for one that was trained before there is
+            `from_model_path`); None: a `LinearLayer`.
         dim: Length of the model's vectors; None: found out when it is needed.
         device: Where to train; None: the best that torch finds.
         model_output_path: The folder that the adapter replaces, whole or not at all.
@@ -112,10 +118,12 @@ class EmbeddingAdapterFinetuneEngine(BaseFinetuningEngine):
         self._bias = bias
         self._model_output_path = model_output_path
         self._device = device
-        self._dim = dim or stated_dimension(embed_model)
+        self._embedder = Embedder(embed_model, dim)
         self._model = adapter_model
+        self._given: dict[str, Tensor] | None = None
+        self._trained_before = False
         self._written_class: type[BaseAdapter] | None = None
-        self._check(parse(self._defaults, train_kwargs))
+        self._check(self._options({}))
 
     @classmethod
     def from_model_path(
@@ -127,6 +135,9 @@ class EmbeddingAdapterFinetuneEngine(BaseFinetuningEngine):
         **kwargs: Any,
     ) -> Self:
         """Go on training an adapter that was saved before, a checkpoint for instance.
+
+        How far to go is chosen with a ``val_dataset`` alone: without one the adapter is trained
+        as ``epochs`` and the other options say, and whether that helps is not measured.
 
         Args:
             dataset: What to train on.
@@ -142,14 +153,15 @@ class EmbeddingAdapterFinetuneEngine(BaseFinetuningEngine):
         adapter, description = load_adapter(model_path, model_cls)
         check_dimension(embed_model, adapter, description, model_path)
         options = {"transform": description.transform, **kwargs}
-        return cls(dataset, embed_model, adapter_model=adapter, **options)
+        engine = cls(dataset, embed_model, adapter_model=adapter, **options)
+        engine._trained_before = not is_identity(adapter)
+        engine._options({})
+        return engine
 
     @property
     def dim(self) -> int:
         """Length of the model's vectors; a text is embedded where nothing else tells."""
-        if self._dim is None:
-            self._dim = len(self.embed_model.get_text_embedding("hello world"))
-        return self._dim
+        return self._embedder.dim or self._embedder.find_dim(self._options({}))
 
     @property
     def model(self) -> BaseAdapter:
@@ -165,14 +177,15 @@ class EmbeddingAdapterFinetuneEngine(BaseFinetuningEngine):
             The vectors of the queries and of the texts, each of shape ``(n_pairs, dim)``.
 
         Raises:
-            ConfigurationError: An option of the constructor was changed to one that can't work,
-                or the vectors do not fit ``dim`` or the adapter.
+            ConfigurationError: The vectors are not of the length ``dim``.
             EncodingError: The embedding model failed, or gave unusable vectors.
             OutputError: The cache can't be written.
         """
-        options = parse(self._defaults, self._train_kwargs)
-        queries = self._encode([(query, query) for query, _ in batch], "query", options)
-        return queries, self._encode([(text, text) for _, text in batch], "text", options)
+        options = self._options({})
+        device = check_device(self._device)
+        queries = self._embedder.embed([(query, query) for query, _ in batch], "query", options)
+        texts = self._embedder.embed([(text, text) for _, text in batch], "text", options)
+        return queries.to(device), texts.to(device)
 
     def finetune(self, **train_kwargs: Any) -> None:
         """Embed what is not in the cache, train, and write the adapter's folder.
@@ -190,37 +203,18 @@ class EmbeddingAdapterFinetuneEngine(BaseFinetuningEngine):
             OutputError: An output folder can't be written, or another run is writing it.
             TrainingError: The loss is not finite.
         """
-        options = parse(self._defaults, {**self._train_kwargs, **train_kwargs})
+        options = self._options(train_kwargs)
         self._check(options)
         with output_lock(self._model_output_path, name="model_output_path"):
             self._finetune(options)
 
     def _finetune(self, options: TrainingOptions) -> None:
-        began = time.perf_counter()
-        vectors, *validation = self._embedded(options)
-        embedded = time.perf_counter()
-        run = Run(
-            self.model,
-            vectors,
-            validation[0] if validation else None,
-            options,
-            save_checkpoint=lambda step: self._checkpoint(step, options),
-        )
-        start = copy_of(self.model)
-        try:
-            outcome = run.outcome()
-        except BaseException:
-            # Another try is not to start from weights that were left half-way.
-            self.model.load_state_dict(start)
-            raise
-        trained = time.perf_counter()
+        seconds = {"embedding": 0.0, "training": 0.0}
+        rows = rows_to_train_on(self.dataset, options)
+        outcome = outcome_without_training(rows, options) or self._trained(rows, options, seconds)
         self.summary = outcome.summary
         logger.info(outcome.summary)
-        adapter = self.model
-        if outcome.is_base:
-            self.model.load_state_dict(start)
-            adapter = LinearLayer(self.dim, self.dim)
-        seconds = {"embedding": embedded - began, "training": trained - embedded}
+        adapter = LinearLayer(self.dim, self.dim) if outcome.is_base else self.model
         self.report = write_outcome(
             self._model_output_path,
             adapter,
@@ -232,6 +226,48 @@ class EmbeddingAdapterFinetuneEngine(BaseFinetuningEngine):
             seconds=seconds,
         )
         self._written_class = type(adapter)
+
+    def _trained(self, rows: Rows, options: TrainingOptions, seconds: dict[str, float]) -> Outcome:
+        """Embed and train; the adapter stays as it was on an error, or where the base is better.
+
+        Args:
+            rows: The rows of the training set.
+            options: How to train.
+            seconds: Where to put the time of each phase.
+        """
+        began = time.perf_counter()
+        # One text tells what would otherwise show when all of them are paid for.
+        expected = self._embedder.dim
+        if self._embedder.find_dim(options) != expected:
+            self._check_adapter(options)
+        parts = [(self.dataset, rows)]
+        if options.val_dataset is not None:
+            parts.append((options.val_dataset, Rows.of(options.val_dataset)))
+        device = check_device(self._device)
+        vectors, *validation = self._embedder.embed_all(parts, options, device)
+        seconds["embedding"] = time.perf_counter() - began
+        began = time.perf_counter()
+        run = Run(
+            self.model,
+            vectors,
+            validation[0] if validation else None,
+            options,
+            save_checkpoint=lambda step: self._checkpoint(step, options),
+        )
+        before = copy_of(self.model)
+        if self._given is None:
+            self._given = before
+        if options.cross_validates:
+            # An earlier run may have shown this adapter the documents that are to judge it.
+            self.model.load_state_dict(self._given)
+        outcome = None
+        try:
+            outcome = run.outcome()
+        finally:
+            if outcome is None or outcome.is_base:
+                self.model.load_state_dict(before)
+        seconds["training"] = time.perf_counter() - began
+        return outcome
 
     def get_finetuned_model(self, **model_kwargs: Any) -> BaseEmbedding:
         """Load the finetuned model: the base with the adapter behind it.
@@ -246,6 +282,13 @@ class EmbeddingAdapterFinetuneEngine(BaseFinetuningEngine):
         model_kwargs.setdefault("adapter_cls", self._written_class or own_class)
         return AdapterEmbeddingModel(self.embed_model, self._model_output_path, **model_kwargs)
 
+    def _options(self, train_kwargs: dict[str, Any]) -> TrainingOptions:
+        return parse(
+            self._defaults,
+            {**self._train_kwargs, **train_kwargs},
+            trained_before=self._trained_before,
+        )
+
     def _check(self, options: TrainingOptions) -> None:
         """Check everything that can be checked without embedding or writing."""
         check_datasets(self.dataset, options.val_dataset)
@@ -254,50 +297,18 @@ class EmbeddingAdapterFinetuneEngine(BaseFinetuningEngine):
             check_writable(options.checkpoint_path, name="model_checkpoint_path")
         if options.cache_dir is not None:
             check_writable(options.cache_dir, name="cache_dir")
+        check_device(self._device)
+        self._check_adapter(options)
+
+    def _check_adapter(self, options: TrainingOptions) -> None:
+        dim = self._embedder.dim
         if self._model is not None:
-            check_adapter(self._model, self._dim, self.embed_model.model_name, options.transform)
-
-    def _embedded(self, options: TrainingOptions) -> list[Vectors]:
-        """Embed the training set, as far as it is needed, and the validation set, if any."""
-        parts = [(self.dataset, rows_to_train_on(self.dataset, options))]
-        if options.val_dataset is not None:
-            parts.append((options.val_dataset, Rows.of(options.val_dataset)))
-        # Both sets in one call a side: they may share texts.
-        queries = [pair for dataset, _ in parts for pair in dataset.queries.items()]
-        documents = [(id_, one.corpus[id_]) for one, rows in parts for id_ in rows.document_ids]
-        query_vectors = self._encode(queries, "query", options)
-        document_vectors = self._encode(documents, "text", options)
-        found = []
-        for dataset, rows in parts:
-            n_queries, n_documents = len(dataset.queries), len(rows.document_ids)
-            found.append(
-                Vectors(query_vectors[:n_queries], document_vectors[:n_documents], rows, dataset)
-            )
-            query_vectors = query_vectors[n_queries:]
-            document_vectors = document_vectors[n_documents:]
-        return found
-
-    def _encode(self, texts: list[tuple[str, str]], side: Side, options: TrainingOptions) -> Tensor:
-        """Embed pairs of an id and a text."""
-        vectors = encode(
-            self.embed_model,
-            [text for _, text in texts],
-            side,
-            ids=[id_ for id_, _ in texts],
-            num_workers=options.num_workers,
-            cache_dir=options.cache_dir,
-            show_progress=options.show_progress_bar,
-        )
-        expected = getattr(self._model, "in_features", None) or self._dim or vectors.shape[1]
-        if vectors.shape[1] != expected:
-            raise ConfigurationError(
-                f"'dim' and 'adapter_model' must fit the vectors of "
-                f"{self.embed_model.model_name!r}, which have {vectors.shape[1]} dimensions (got "
-                f"{expected})."
-            )
-        self._dim = vectors.shape[1]
-        device = torch.device(self._device or infer_torch_device())
-        return torch.from_numpy(np.asarray(vectors)).to(device)
+            check_adapter(self._model, dim, self.embed_model.model_name, options.transform)
+        if dim is not None:
+            adapter = self._model
+            if adapter is None:
+                adapter = LinearLayer(dim, dim, bias=self._bias)
+            check_step(adapter, dim, options)
 
     def _checkpoint(self, step: int, options: TrainingOptions) -> None:
         with atomic_folder(Path(str(options.checkpoint_path)) / f"step_{step}") as folder:

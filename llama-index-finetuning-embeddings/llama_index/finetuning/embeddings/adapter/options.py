@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from numbers import Integral, Real
 from typing import Any, Literal, get_args
 
 import torch
@@ -44,15 +45,17 @@ class TrainingOptions:
             several, from strong to weak, one after the other.
         auto: Choose how far to go from the start, the untouched base included: by
             ``val_dataset`` where there is one, otherwise by cross-validation over documents.
-            What is passed is kept. None: choose unless an option that says how to train is
-            passed.
+            What is passed is kept. Cross-validation starts from the adapter as the engine was
+            given it, whatever ``finetune()`` did before. None: choose unless an option that
+            says how to train is passed, or there is no ``val_dataset`` and the adapter comes
+            from a folder: it may have seen the documents that it would be judged by.
         val_dataset: What to choose the best step by, with nDCG@10, the base included.
         negatives: The documents that a query is trained against: all that are relevant to some
             training query, those of its batch, or every document of the corpus. Its own
             relevant documents are never among them.
         max_negatives: Documents a step beyond which they are sampled anew each step.
         hard_negative_weight: How many documents each of the dataset's hard negatives counts
-            for; 0 leaves them out.
+            for with its query, whether or not it is relevant to another; 0 leaves them out.
         transform: Whose vectors the adapter changes: ``"query"`` leaves an index valid.
         scale: Factor of the cosine similarities in the loss, the inverse of a temperature.
         steps_per_epoch: Steps that make an epoch; None: one pass over the pairs.
@@ -79,7 +82,7 @@ class TrainingOptions:
     val_dataset: EmbeddingQAFinetuneDataset | None = None
     negatives: Negatives = "relevant"
     max_negatives: int = 4096
-    hard_negative_weight: float = 1.0
+    hard_negative_weight: float = 2.0
     transform: Transform = "query"
     scale: float = 20.0
     steps_per_epoch: int | None = None
@@ -107,11 +110,13 @@ class TrainingOptions:
         if self.warmup_steps is not None:
             _check_at_least("warmup_steps", self.warmup_steps, 0)
         for name in ("lr", "max_grad_norm", "scale"):
-            if not getattr(self, name) > 0:
-                raise ConfigurationError(f"{name!r} must be above 0 (got {getattr(self, name)}).")
+            value = getattr(self, name)
+            if not (isinstance(value, Real) and float(value) > 0):
+                raise ConfigurationError(f"{name!r} must be above 0 (got {value}).")
         for name in ("identity_pull", "hard_negative_weight"):
-            if not (getattr(self, name) or 0.0) >= 0:
-                raise ConfigurationError(f"{name!r} must be 0 or more (got {getattr(self, name)}).")
+            value = getattr(self, name) or 0.0
+            if not (isinstance(value, Real) and float(value) >= 0):
+                raise ConfigurationError(f"{name!r} must be 0 or more (got {value}).")
         for name, choices in (("negatives", Negatives), ("transform", Transform)):
             if getattr(self, name) not in get_args(choices):
                 raise ConfigurationError(
@@ -131,6 +136,11 @@ class TrainingOptions:
                 f"{getattr(kind, '__name__', repr(kind))})."
             )
 
+    @property
+    def cross_validates(self) -> bool:
+        """Whether the training set itself has to tell how far to go."""
+        return bool(self.auto) and self.val_dataset is None
+
     def parameters(self) -> dict[str, Any]:
         """Return what shapes the result, for ``finetuning.json``."""
         left_out = {"cache_dir", "num_workers", "show_progress_bar", "val_dataset", "verbose"}
@@ -141,13 +151,17 @@ class TrainingOptions:
         }
 
 
-def parse(defaults: Mapping[str, Any], train_kwargs: Mapping[str, Any]) -> TrainingOptions:
+def parse(
+    defaults: Mapping[str, Any], train_kwargs: Mapping[str, Any], *, trained_before: bool = False
+) -> TrainingOptions:
     """Build the options from the engine's arguments and the keywords that override them.
 
     Args:
         defaults: The constructor's named arguments. One that has the retired package's default
             counts as not passed.
         train_kwargs: What was passed by keyword.
+        trained_before: The adapter may have been trained on the training set, which then can't
+            judge it.
 
     Raises:
         ConfigurationError: A keyword is unknown, or a value can't work.
@@ -163,12 +177,22 @@ def parse(defaults: Mapping[str, Any], train_kwargs: Mapping[str, Any]) -> Train
     given |= {name for name in defaults if defaults[name] != getattr(TrainingOptions, name)}
     options = {**defaults, **train_kwargs}
     if options.get("auto") is None:
-        options["auto"] = not given & _TUNING
+        blind = trained_before and options.get("val_dataset") is None
+        options["auto"] = not (given & _TUNING or blind)
     if options["auto"]:
         options.update({name: value for name, value in _AUTO.items() if name not in given})
-    return TrainingOptions(**options)
+    parsed = TrainingOptions(**options)
+    if parsed.cross_validates and trained_before:
+        raise ConfigurationError(
+            "'auto' needs 'val_dataset' for an adapter that was trained before (got auto=True and "
+            "none): it may have seen the documents that cross-validation would judge it by. Pass "
+            "a val_dataset, or auto=False."
+        )
+    return parsed
 
 
-def _check_at_least(name: str, value: int, least: int) -> None:
+def _check_at_least(name: str, value: Any, least: int) -> None:
+    if not isinstance(value, Integral):
+        raise ConfigurationError(f"{name!r} must be a whole number (got {value!r}).")
     if value < least:
         raise ConfigurationError(f"{name!r} must be at least {least} (got {value}).")

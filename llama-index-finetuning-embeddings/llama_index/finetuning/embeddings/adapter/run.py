@@ -83,6 +83,18 @@ class _Best:
             self.score, self.weights, self.step, self.looks_since = score, copy_of(adapter), step, 0
 
 
+def outcome_without_training(rows: Rows, options: TrainingOptions) -> Outcome | None:
+    """Return what is known to come of a training set before it is embedded, or None."""
+    if not options.cross_validates or n_folds(rows) > 1:
+        return None
+    summary = (
+        "All queries share their documents, so that none can be held out to see whether "
+        "training helps: the base is handed back unchanged. Pass val_dataset, or "
+        "auto=False to train all the same."
+    )
+    return Outcome(is_base=True, summary=summary, metrics={}, log=[])
+
+
 class Run:
     """Train an adapter in place.
 
@@ -125,7 +137,7 @@ class Run:
             is_base=False,
             summary=(
                 f"Trained for {steps:,} steps as told. Whether that helps was not measured: pass "
-                "val_dataset, or auto=True."
+                "val_dataset or, unless the adapter was trained before, auto=True."
             ),
             metrics={},
             log=self._log,
@@ -169,13 +181,6 @@ class Run:
 
     def _cross_validated(self) -> Outcome:
         folds = n_folds(self._vectors.rows)
-        if folds < 2:
-            summary = (
-                "All queries share their documents, so that none can be held out to see whether "
-                "training helps: the base is handed back unchanged. Pass val_dataset, or "
-                "auto=False to train all the same."
-            )
-            return Outcome(is_base=True, summary=summary, metrics={}, log=[])
         trainings = folds * n_repeats(len(self._vectors.queries))
         with self._bar(trainings * self._n_steps(len(pulls(self._options))), "Choosing") as bar:
 

@@ -26,6 +26,14 @@ def steps_per_epoch(options: TrainingOptions, n_pairs: int) -> int:
     return options.steps_per_epoch or math.ceil(n_pairs / batch_size(options, n_pairs))
 
 
+def optimizer_for(adapter: nn.Module, options: TrainingOptions) -> torch.optim.Optimizer:
+    """Build the optimizer of an adapter's parameters."""
+    return options.optimizer_class(
+        [parameter for parameter in adapter.parameters() if parameter.requires_grad],
+        **{"lr": options.lr, **(options.optimizer_params or {})},
+    )
+
+
 def train(
     adapter: nn.Module,
     data: TrainingSet,
@@ -40,9 +48,10 @@ def train(
 
     Each step takes a batch of pairs and asks, by cross entropy over scaled cosine similarities,
     which of the candidates is the pair's document; the query's other relevant documents are no
-    candidates. The loss is that of ``MultipleNegativesRankingLoss`` (Henderson et al., 2017,
-    https://arxiv.org/abs/1705.00652) with negatives from beyond the batch, plus the pull. The
-    learning rate rises over the warm-up and falls linearly to zero.
+    candidates, and its hard negatives count as often as told. The loss is that of
+    ``MultipleNegativesRankingLoss`` (Henderson et al., 2017, https://arxiv.org/abs/1705.00652)
+    with negatives from beyond the batch, plus the pull. The learning rate rises over the warm-up
+    and falls linearly to zero.
 
     Args:
         adapter: What to train.
@@ -60,10 +69,7 @@ def train(
         TrainingError: The loss is not finite.
     """
     parameters = [(name, p) for name, p in adapter.named_parameters() if p.requires_grad]
-    optimizer = options.optimizer_class(
-        [p for _, p in parameters],
-        **{"lr": options.lr, **(options.optimizer_params or {})},
-    )
+    optimizer = optimizer_for(adapter, options)
     n_steps = options.epochs * steps_per_epoch(options, len(data.pairs))
     warmup = round(n_steps / 10) if options.warmup_steps is None else options.warmup_steps
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _warm_then_linear(warmup, n_steps))

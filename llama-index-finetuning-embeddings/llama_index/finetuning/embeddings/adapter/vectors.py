@@ -13,7 +13,7 @@ from llama_index.finetuning.embeddings.dataset import EmbeddingQAFinetuneDataset
 from llama_index.finetuning.embeddings.duplicates import DisjointSets
 from llama_index.finetuning.embeddings.relevance import RelevanceIndex
 
-_BYSTANDERS = 20_000
+_LEAST_BYSTANDERS = 500
 
 
 @dataclass(frozen=True)
@@ -89,16 +89,19 @@ def rows_to_train_on(dataset: EmbeddingQAFinetuneDataset, options: TrainingOptio
     """Number the rows of a dataset that its training needs, so that no other is embedded.
 
     These are the relevant documents and the hard negatives; all, where all are negatives; and,
-    for cross-validation, up to 20,000 others that the held-out ones are ranked among.
+    for cross-validation, others that the held-out ones are ranked among: as many as there are
+    relevant ones, or 500 where these are fewer. More of them change the scores, but not by how
+    much a stage of training raises them.
     """
     rows = Rows.of(dataset)
-    needed = {row for own in (*rows.positives, *rows.hard) for row in own}
+    positives = {row for own in rows.positives for row in own}
+    needed = positives.union(*rows.hard)
     others = sorted(set(range(len(rows.document_ids))) - needed)
     if options.negatives == "corpus":
         needed.update(others)
-    elif options.auto and options.val_dataset is None:
+    elif options.cross_validates:
         order = np.random.default_rng(options.seed).permutation(len(others))
-        needed.update(others[i] for i in order[:_BYSTANDERS])
+        needed.update(others[i] for i in order[: max(_LEAST_BYSTANDERS, len(positives))])
     return rows.keep(sorted(needed))
 
 
@@ -138,11 +141,12 @@ class TrainingSet:
             self._pool = torch.tensor(sorted(set(everything) - hidden), device=device)
         hard = [[row for row in own if row not in hidden] for own in rows.hard]
         self.hard = _padded(hard, device)
-        # Relevant rows of all queries end to end, with each query's place in that list.
-        lengths = torch.tensor([len(rows_) for rows_ in rows.relevant], device=device)
-        self._n_relevant = lengths
+        # Relevant and hard rows of all queries end to end, with each query's place in that list.
+        apart = [[*own, *more] for own, more in zip(rows.relevant, rows.hard, strict=True)]
+        lengths = torch.tensor([len(own) for own in apart], device=device)
+        self._n_apart = lengths
         self._start = lengths.cumsum(0) - lengths
-        self._relevant = torch.tensor([row for own in rows.relevant for row in own], device=device)
+        self._apart = torch.tensor([row for own in apart for row in own], device=device)
         self._column = torch.full((len(documents),), -1, dtype=torch.long, device=device)
 
     def candidates(self, positives: Tensor, limit: int, generator: torch.Generator) -> Tensor:
@@ -166,21 +170,20 @@ class TrainingSet:
     def columns(
         self, queries: Tensor, positives: Tensor, candidates: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Find each pair's positive among the candidates, and what is no negative of it.
+        """Find each pair's positive among the candidates, and what is no common negative of it.
 
         Returns:
             The positives' columns, shape ``(n_pairs,)``, and a mask of the query's other
-            relevant documents, shape ``(n_pairs, n_candidates)``.
+            relevant documents and of its hard negatives, which have a weight of their own;
+            shape ``(n_pairs, n_candidates)``.
         """
         self._column[candidates] = torch.arange(len(candidates), device=candidates.device)
         target = self._column[positives]
-        lengths = self._n_relevant[queries]
+        lengths = self._n_apart[queries]
         pair = torch.arange(len(queries), device=queries.device).repeat_interleave(lengths)
         offset = torch.arange(len(pair), device=pair.device)
         offset -= (lengths.cumsum(0) - lengths).repeat_interleave(lengths)
-        column = self._column[
-            self._relevant[self._start[queries].repeat_interleave(lengths) + offset]
-        ]
+        column = self._column[self._apart[self._start[queries].repeat_interleave(lengths) + offset]]
         self._column[candidates] = -1
         mask = torch.zeros(len(queries), len(candidates), dtype=torch.bool, device=queries.device)
         there = column >= 0

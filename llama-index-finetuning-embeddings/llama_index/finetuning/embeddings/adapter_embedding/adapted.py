@@ -13,11 +13,11 @@ from llama_index.core.constants import DEFAULT_EMBED_BATCH_SIZE
 from llama_index.core.utils import infer_torch_device
 from numpy.typing import NDArray
 
+from llama_index.finetuning.embeddings.adapter_embedding import calls
 from llama_index.finetuning.embeddings.adapter_embedding.export import (
     as_matrix,
     export_sentence_transformer,
 )
-from llama_index.finetuning.embeddings.adapter_embedding.limits import await_for, wait_for
 from llama_index.finetuning.embeddings.adapters import load_adapter
 from llama_index.finetuning.embeddings.encoding import embed_queries, stated_dimension
 from llama_index.finetuning.embeddings.errors import (
@@ -28,15 +28,17 @@ from llama_index.finetuning.embeddings.errors import (
 
 logger = logging.getLogger(__name__)
 
-_UNIT_TOLERANCE = 1e-3
+# Vectors of length one in half precision are up to 0.4 % longer or shorter.
+_UNIT_TOLERANCE = 1e-2
 
 
 class AdapterEmbeddingModel(BaseEmbedding):
     """Any embedding model with a trained adapter on its query vectors, or on both sides.
 
     A batch goes through the base's batch call (the async one in async calls) and then through
-    the adapter in one product. Where the base gives vectors of length one, so does this model.
-    Calls may come from many threads at once.
+    the adapter in one product. Where the base gives vectors of length one, so does this model:
+    the base says so by a field ``normalize``, or else by its first vectors. Calls may come from
+    many threads at once.
 
     Args:
         base_embed_model: The model that the adapter was trained on.
@@ -63,6 +65,7 @@ class AdapterEmbeddingModel(BaseEmbedding):
     _adapter: torch.nn.Module = PrivateAttr()
     _dimension: int | None = PrivateAttr()
     _target_device: torch.device = PrivateAttr()
+    _is_unit: bool | None = PrivateAttr(default=None)
 
     def __init__(
         self,
@@ -95,6 +98,8 @@ class AdapterEmbeddingModel(BaseEmbedding):
         )
         self._base_embed_model = base_embed_model
         self._target_device = torch.device(device or infer_torch_device())
+        if getattr(base_embed_model, "normalize", None) is True:
+            self._is_unit = True
         self._adapter = adapter.eval().to(self._target_device)
         self._dimension = description.dimension or getattr(adapter, "in_features", None)
         self._check_dimension(stated_dimension(base_embed_model))
@@ -175,27 +180,23 @@ class AdapterEmbeddingModel(BaseEmbedding):
         return self._adapted(embed_queries(self._base_embed_model, queries), "query")
 
     def _get_query_embedding(self, query: str) -> list[float]:
-        vector = wait_for(self._base_embed_model)._get_query_embedding(query)
-        return self._adapted([vector], "query")[0]
+        return self._adapted([calls.embed_query(self._base_embed_model, query)], "query")[0]
 
     async def _aget_query_embedding(self, query: str) -> list[float]:
-        base = await await_for(self._base_embed_model)
-        return self._adapted([await base._aget_query_embedding(query)], "query")[0]
+        vector = await calls.aembed_query(self._base_embed_model, query)
+        return self._adapted([vector], "query")[0]
 
     def _get_text_embedding(self, text: str) -> list[float]:
-        vector = wait_for(self._base_embed_model)._get_text_embedding(text)
-        return self._adapted([vector], "text")[0]
+        return self._adapted([calls.embed_text(self._base_embed_model, text)], "text")[0]
 
     async def _aget_text_embedding(self, text: str) -> list[float]:
-        base = await await_for(self._base_embed_model)
-        return self._adapted([await base._aget_text_embedding(text)], "text")[0]
+        return self._adapted([await calls.aembed_text(self._base_embed_model, text)], "text")[0]
 
     def _get_text_embeddings(self, texts: list[str]) -> list[list[float]]:
-        return self._adapted(wait_for(self._base_embed_model)._get_text_embeddings(texts), "text")
+        return self._adapted(calls.embed_texts(self._base_embed_model, texts), "text")
 
     async def _aget_text_embeddings(self, texts: list[str]) -> list[list[float]]:
-        base = await await_for(self._base_embed_model)
-        return self._adapted(await base._aget_text_embeddings(texts), "text")
+        return self._adapted(await calls.aembed_texts(self._base_embed_model, texts), "text")
 
     def _adapted(self, vectors: list[list[float]], side: str) -> list[list[float]]:
         if not vectors or self.model_for(side) is not self:
@@ -204,15 +205,19 @@ class AdapterEmbeddingModel(BaseEmbedding):
         self._check_dimension(rows.shape[1])
         with torch.inference_mode():
             adapted = self._adapter(torch.from_numpy(rows).to(self._target_device)).cpu().numpy()
-        unit = np.abs(np.linalg.norm(rows, axis=1) - 1.0) < _UNIT_TOLERANCE
+        given = np.linalg.norm(rows, axis=1)
+        there = given > 0
+        if self._is_unit is None and there.any():
+            self._is_unit = bool((np.abs(given[there] - 1.0) < _UNIT_TOLERANCE).all())
         with np.errstate(over="ignore", invalid="ignore"):
             lengths = np.linalg.norm(adapted, axis=1, keepdims=True)
-        if not np.isfinite(lengths).all() or not lengths[unit].all():
+        if not np.isfinite(lengths).all() or (self._is_unit and not lengths[there].all()):
             raise EncodingError(
                 f"The adapter in {self.adapter_path!r} gave a vector that is not finite, or zero. "
                 "Its weights, or the vectors of the model before it, are damaged."
             )
-        adapted[unit] /= lengths[unit]
+        if self._is_unit:
+            adapted[there] /= lengths[there]
         found: list[list[float]] = adapted.tolist()
         return found
 

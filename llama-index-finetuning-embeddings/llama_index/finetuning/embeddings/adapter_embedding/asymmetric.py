@@ -4,7 +4,7 @@ from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.bridge.pydantic import Field, PrivateAttr
 from llama_index.core.callbacks import CallbackManager
 
-from llama_index.finetuning.embeddings.adapter_embedding.limits import await_for, wait_for
+from llama_index.finetuning.embeddings.adapter_embedding import calls
 from llama_index.finetuning.embeddings.encoding import embed_queries, stated_dimension
 from llama_index.finetuning.embeddings.errors import ConfigurationError
 
@@ -78,22 +78,22 @@ class AsymmetricEmbeddingModel(BaseEmbedding):
         return embed_queries(self._query_embed_model, queries)
 
     def _get_query_embedding(self, query: str) -> list[float]:
-        return wait_for(self._query_embed_model)._get_query_embedding(query)
+        return calls.embed_query(self._query_embed_model, query)
 
     async def _aget_query_embedding(self, query: str) -> list[float]:
-        return await (await await_for(self._query_embed_model))._aget_query_embedding(query)
+        return await calls.aembed_query(self._query_embed_model, query)
 
     def _get_text_embedding(self, text: str) -> list[float]:
-        return wait_for(self._text_embed_model)._get_text_embedding(text)
+        return calls.embed_text(self._text_embed_model, text)
 
     async def _aget_text_embedding(self, text: str) -> list[float]:
-        return await (await await_for(self._text_embed_model))._aget_text_embedding(text)
+        return await calls.aembed_text(self._text_embed_model, text)
 
     def _get_text_embeddings(self, texts: list[str]) -> list[list[float]]:
-        return wait_for(self._text_embed_model)._get_text_embeddings(texts)
+        return calls.embed_texts(self._text_embed_model, texts)
 
     async def _aget_text_embeddings(self, texts: list[str]) -> list[list[float]]:
-        return await (await await_for(self._text_embed_model))._aget_text_embeddings(texts)
+        return await calls.aembed_texts(self._text_embed_model, texts)
 
 
 def _check(query_embed_model: BaseEmbedding, text_embed_model: BaseEmbedding) -> None:

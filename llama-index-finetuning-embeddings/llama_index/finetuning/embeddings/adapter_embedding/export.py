@@ -10,6 +10,7 @@ from llama_index.core.base.embeddings.base import BaseEmbedding
 from numpy.typing import NDArray
 
 from llama_index.finetuning.embeddings.adapters import LinearLayer, LowRankAdapter
+from llama_index.finetuning.embeddings.encoding.calls import module_dimension
 from llama_index.finetuning.embeddings.errors import ConfigurationError
 from llama_index.finetuning.embeddings.files import atomic_folder, check_writable
 from llama_index.finetuning.embeddings.manifest import versions, write_manifest
@@ -54,6 +55,10 @@ def export_sentence_transformer(
         )
     from sentence_transformers import SentenceTransformer
 
+    plain = SentenceTransformer(modules=[*inner], device=str(inner.device))
+    left_out = (module_dimension(plain) or matrix.shape[1]) - matrix.shape[1]
+    # What the base's truncate_dim cuts off counts for nothing.
+    matrix = torch.nn.functional.pad(matrix, (0, left_out))
     modules = _modules()
     dense = modules.Dense(
         matrix.shape[1], matrix.shape[0], bias=False, activation_function=torch.nn.Identity()

@@ -31,6 +31,7 @@ BASE_SETTINGS: dict[str, type] = {
     "normalize": bool,
     "query_instruction": str,
     "text_instruction": str,
+    "truncate_dim": int,
 }
 
 

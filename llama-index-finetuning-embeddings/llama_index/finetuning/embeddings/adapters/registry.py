@@ -55,17 +55,17 @@ def save_adapter(
     if saves_itself(adapter):
         adapter.save(str(folder))
         return
+    # Of the settings, HuggingFaceEmbedding hands one on and keeps no field of it.
+    truncate_dim = getattr(getattr(embed_model, "_model", None), "truncate_dim", None)
+    settings = {name: getattr(embed_model, name, None) for name in BASE_SETTINGS}
+    settings["truncate_dim"] = settings["truncate_dim"] or truncate_dim
     description = AdapterDescription(
         adapter_class=type(adapter).__name__,
         adapter_config=adapter.get_config_dict(),
         transform=transform,
         base_model=embed_model.model_name,
         base_class=embed_model.class_name(),
-        base_settings={
-            name: getattr(embed_model, name)
-            for name in BASE_SETTINGS
-            if getattr(embed_model, name, None) is not None
-        },
+        base_settings={name: value for name, value in settings.items() if value is not None},
         dimension=dimension,
     )
     write_adapter(adapter, folder, description)

@@ -8,6 +8,8 @@ from llama_index.core.base.embeddings.base import BaseEmbedding
 # Fields by which models tell their dimension, and those that only a model behind an API has.
 _DIMENSION_FIELDS = ("dimensions", "embed_dim", "dim", "output_dimensionality")
 _REMOTE_FIELDS = ("api_key", "api_base", "base_url", "api_url", "rate_limiter")
+# The method of a Sentence Transformer, by its new and its old name.
+_DIMENSION_METHODS = ("get_embedding_dimension", "get_sentence_embedding_dimension")
 
 
 def model_behind(embed_model: BaseEmbedding, side: str) -> BaseEmbedding:
@@ -71,13 +73,20 @@ def is_remote(embed_model: BaseEmbedding) -> bool:
     return any(getattr(one, field, None) is not None for one in models for field in _REMOTE_FIELDS)
 
 
+def module_dimension(module: Any) -> int | None:
+    """Return the length of a Sentence Transformer's vectors, where it tells."""
+    for method in _DIMENSION_METHODS:
+        if hasattr(module, method):
+            dimension = getattr(module, method)()
+            return dimension if isinstance(dimension, int) else None
+    return None
+
+
 def stated_dimension(embed_model: BaseEmbedding) -> int | None:
     """Return the length of a model's vectors where it can be told without embedding anything."""
     inner: Any = getattr(embed_model, "_model", None)
-    for method in ("get_embedding_dimension", "get_sentence_embedding_dimension"):
-        if hasattr(inner, method):
-            dimension = getattr(inner, method)()
-            return dimension if isinstance(dimension, int) else None
+    if any(hasattr(inner, method) for method in _DIMENSION_METHODS):
+        return module_dimension(inner)
     for field in _DIMENSION_FIELDS:
         value = getattr(embed_model, field, None)
         if isinstance(value, int):

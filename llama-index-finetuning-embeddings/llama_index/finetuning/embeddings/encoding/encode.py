@@ -5,7 +5,7 @@ import itertools
 import logging
 import os
 import tempfile
-import time
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Literal
@@ -29,7 +29,7 @@ from llama_index.finetuning.embeddings.errors import (
     FinetuningError,
 )
 from llama_index.finetuning.embeddings.redaction import safe_message
-from llama_index.finetuning.embeddings.service_errors import is_permanent
+from llama_index.finetuning.embeddings.service_errors import is_permanent, told_wait
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +42,9 @@ _REMOTE_WORKERS = 4
 _CPU_BATCH_CHARACTERS = 16_384
 _CHARACTERS_PER_TOKEN = 4
 _RETRY_WAITS = (1.0, 4.0)  # seconds before the second and the third try
+# Seconds that a call waits in all where the service says how long, and each time at least.
+_LONGEST_TOLD_WAIT = 300.0
+_LEAST_TOLD_WAIT = 1.0
 _MEMORY_BYTES = 2**30
 # Faults of the program or of its input, which a second try would only repeat.
 _PERMANENT = (
@@ -74,8 +77,9 @@ def encode(
     Texts that are in the cache are read from there. The others go through the model's batch
     call: longest first where the model is local, so that a batch holds texts of like length and
     little padding; several calls at a time where it is behind an API. A call that fails for a
-    reason that may pass (no built-in error of a program) is tried three times. Every finished
-    batch is in the cache before the next one starts, whatever happens afterwards. A side that a
+    reason that may pass (no built-in error of a program) is tried three times; where the service
+    says how long to wait, again and again for up to five minutes. Every finished batch is in the
+    cache before the next one starts, whatever happens afterwards. A side that a
     wrapper leaves as it is (the texts, for most adapters) goes straight to the model behind it,
     and its vectors are kept as that model's.
 
@@ -100,7 +104,7 @@ def encode(
 
     Raises:
         ConfigurationError: An argument has a value that can't work.
-        EncodingError: The model failed three times, or gave a vector that is not finite or not
+        EncodingError: The model failed for good, or gave a vector that is not finite or not
             of the same length as the others; the message names the text.
         OutputError: The cache can't be written.
     """
@@ -117,7 +121,7 @@ def encode(
     with contextlib.ExitStack() as stack:
         cache = None
         if cache_dir is not None:
-            cache = stack.enter_context(VectorCache(cache_dir, identity(embed_model)))
+            cache = stack.enter_context(VectorCache(cache_dir, identity(embed_model, side)))
             for text, vector in cache.get(side, rows):
                 table.fill([text], vector[np.newaxis])
         todo = table.missing()
@@ -136,16 +140,21 @@ def encode(
         if not remote:
             todo.sort(key=len, reverse=True)
         workers = num_workers or embed_model.num_workers or (_REMOTE_WORKERS if remote else 1)
-        call = _patient_call(embed_model, side, table)
+        stopped = threading.Event()
+        call = _patient_call(embed_model, side, table, stopped, has_cache=cache is not None)
         fits_cache = batch_size is None and _runs_on_cpu(embed_model)
         batches = _cut(
             todo, size, _CPU_BATCH_CHARACTERS if fits_cache else None, _longest(embed_model)
         )
-        for batch, found in _calls(call, batches, workers):
-            vectors = table.fill(batch, found)
+
+        def keep(batch: list[str], found: Vectors) -> None:
+            filled, vectors = table.fill(batch, found)
             if cache is not None:
-                cache.put(side, batch, vectors)
-            bar.update(len(batch))
+                cache.put(side, filled, vectors)
+            bar.update(len(filled))
+            table.check_filled(batch)
+
+        _make_calls(call, batches, workers, keep, stopped)
     return table.vectors
 
 
@@ -167,8 +176,17 @@ class _Table:
         row = self._rows[text][0]
         return repr(self._ids[row]) if self._ids is not None else f"number {row}"
 
-    def fill(self, texts: list[str], found: Vectors | NDArray[np.float32]) -> NDArray[np.float32]:
-        """Check and place the vectors of some texts; returns them, shape ``(n_texts, dim)``."""
+    def fill(
+        self, texts: list[str], found: Vectors | NDArray[np.float32]
+    ) -> tuple[list[str], NDArray[np.float32]]:
+        """Place the vectors of some texts, those that are finite.
+
+        Returns:
+            The texts whose vectors are finite, and these, shape ``(n_finite, dim)``.
+
+        Raises:
+            EncodingError: There are too few, or they are not as long as the others.
+        """
         if len(found) != len(texts):
             raise EncodingError(
                 f"The embedding model gave {len(found)} vectors for {len(texts)} texts (first: "
@@ -184,19 +202,28 @@ class _Table:
                 )
         with np.errstate(over="ignore"):
             vectors = np.asarray(found, dtype=np.float32)
-        finite = np.isfinite(vectors).all(axis=1)
-        if not finite.all():
-            text = texts[int(np.argmin(finite))]
-            raise EncodingError(
-                f"The embedding model gave a vector that is not finite for text "
-                f"{self.name(text)}: {text[:80]!r}. Remove the text, or try another precision."
-            )
+        finite = np.flatnonzero(np.isfinite(vectors).all(axis=1))
+        filled = [texts[i] for i in finite]
+        vectors = vectors[finite]
         if not self.vectors.size:
             self.vectors = _allocate(self._n_rows, dim)
-        for text, vector in zip(texts, vectors, strict=True):
+        for text, vector in zip(filled, vectors, strict=True):
             self.vectors[self._rows[text]] = vector
-        self._filled.update(texts)
-        return vectors
+        self._filled.update(filled)
+        return filled, vectors
+
+    def check_filled(self, texts: list[str]) -> None:
+        """Make sure that texts which came back from the model have their vectors.
+
+        Raises:
+            EncodingError: The vector of one was not finite.
+        """
+        for text in texts:
+            if text not in self._filled:
+                raise EncodingError(
+                    f"The embedding model gave a vector that is not finite for text "
+                    f"{self.name(text)}: {text[:80]!r}. Remove the text, or try another precision."
+                )
 
 
 def _allocate(n_rows: int, dim: int) -> NDArray[np.float32]:
@@ -208,9 +235,19 @@ def _allocate(n_rows: int, dim: int) -> NDArray[np.float32]:
 
 
 def _patient_call(
-    embed_model: BaseEmbedding, side: Side, table: _Table
+    embed_model: BaseEmbedding,
+    side: Side,
+    table: _Table,
+    stopped: threading.Event,
+    *,
+    has_cache: bool,
 ) -> Callable[[list[str]], Vectors]:
-    """Return the model's batch call with retries, and its failure explained."""
+    """Return the model's batch call with retries until stopped, and its failure explained."""
+    remedy = (
+        "What came before is in the cache."
+        if has_cache
+        else "Pass 'cache_dir' to keep what was embedded for the next run."
+    )
 
     def once(batch: list[str]) -> Vectors:
         if side == "query":
@@ -218,19 +255,28 @@ def _patient_call(
         return embed_model.get_text_embedding_batch(batch)
 
     def call(batch: list[str]) -> Vectors:
-        for seconds in (*_RETRY_WAITS, None):
+        waits = iter(_RETRY_WAITS)
+        may_wait = _LONGEST_TOLD_WAIT
+        while True:
             try:
                 return once(batch)
             except Exception as error:
+                told = told_wait(error)
+                if told is None:
+                    seconds = next(waits, None)
+                else:
+                    seconds = max(told, _LEAST_TOLD_WAIT)
+                    may_wait -= seconds
                 reason = safe_message(error, owner=embed_model, texts=batch)
-                if seconds is None or isinstance(error, _PERMANENT) or is_permanent(error):
-                    raise EncodingError(
-                        f"The embedding model {embed_model.model_name!r} failed on {len(batch)} "
-                        f"texts (first: {table.name(batch[0])}): {reason}"
-                    ) from error
-                logger.warning("Embedding failed and is tried again in %g s: %s", seconds, reason)
-                time.sleep(seconds)
-        raise NotImplementedError  # the loop returns or raises
+                final = isinstance(error, _PERMANENT) or is_permanent(error) or may_wait < 0
+                if seconds is not None and not final:
+                    logger.warning("Embedding failed, next try in %g s: %s", seconds, reason)
+                    if not stopped.wait(seconds):
+                        continue
+                raise EncodingError(
+                    f"The embedding model {embed_model.model_name!r} failed on {len(batch)} texts "
+                    f"(first: {table.name(batch[0])}): {reason}\n{remedy}"
+                ) from error
 
     return call
 
@@ -265,15 +311,20 @@ def _cut(
         start = stop
 
 
-def _calls(
+def _make_calls(
     call: Callable[[list[str]], Vectors],
     batches: Iterable[list[str]],
     workers: int,
-) -> Iterator[tuple[list[str], Vectors]]:
-    """Yield each batch with its vectors; after a failure or Ctrl-C, first those under way."""
+    keep: Callable[[list[str], Vectors], None],
+    stopped: threading.Event,
+) -> None:
+    """Hand each batch's vectors to ``keep``; after a failure or Ctrl-C, first those under way.
+
+    That moment sets ``stopped``, so that none of them goes on to wait for another try.
+    """
     if workers == 1:
         for batch in batches:
-            yield batch, call(batch)
+            keep(batch, call(batch))
         return
     todo = iter(batches)
     running: dict[Future[Vectors], list[str]] = {}
@@ -291,15 +342,14 @@ def _calls(
                 if failure is not None:
                     raise
                 failure = error
+                stopped.set()
                 continue
             for future in done:
-                batch = running.pop(future)
                 try:
-                    found = future.result()
+                    keep(running.pop(future), future.result())
                 except BaseException as error:
                     failure = failure or error
-                else:
-                    yield batch, found
+                    stopped.set()
     if failure is not None:
         raise failure
 

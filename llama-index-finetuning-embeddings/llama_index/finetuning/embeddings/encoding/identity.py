@@ -1,11 +1,18 @@
 """What makes two embedding models the same for a cache of vectors."""
 
+import contextlib
+import enum
 import hashlib
 import json
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Set
 from typing import Any
 
 import numpy as np
 from llama_index.core.base.embeddings.base import BaseEmbedding
+
+from llama_index.finetuning.embeddings.redaction import is_secret_name
 
 # Settings that change how a vector is fetched, never what it is.
 _IRRELEVANT = {
@@ -20,69 +27,154 @@ _IRRELEVANT = {
     "headers",
     "max_retries",
     "num_workers",
+    "parallel_process",
     "rate_limiter",
     "reuse_client",
     "show_progress_bar",
+    "target_device",
+    "target_devices",
     "timeout",
     "token",
 }
+# Words in the names of what changes from call to call, and of objects that a process holds.
+_RECORDS = re.compile(
+    r"(?:^|_)(?:calls|count(?:er|s)?|hits|misses|seen|stats|time(?:stamp)?|total|usage|used|uuid"
+    r"|warn(?:ed|ings?))(?:_|$)",
+    re.IGNORECASE,
+)
+_HANDLES = re.compile(
+    r"(?:^|_)(?:a?client|cached?|executor|lock|logger|loop|pool|semaphore|session|thread|tokenizer)"
+    r"(?:_|$)",
+    re.IGNORECASE,
+)
+_PLAIN = (bool, int, float, str)
+# The prompts of one side, by the names that Sentence Transformers and LlamaIndex give them.
+_PROMPTS = {"query": {"query"}, "text": {"text", "document"}}
+_OTHER = {"query": "text", "text": "query"}
+_DEEPEST = 8
 _SAMPLED_WEIGHTS = 4096
 
 
-def identity(embed_model: BaseEmbedding) -> str:
+def identity(embed_model: BaseEmbedding, side: str | None = None) -> str:
     """Return a hash that changes when the vectors of a model would.
 
-    It covers the class, the public settings (without keys, time limits, batch size and the
-    like), the private texts such as the name of an engine, and, for models in memory, the
-    prompts, the maximum length and a sample of every weight tensor: a model trained further, or
-    another one saved under the same path, is another model. Wrapped models are followed, in
-    public fields also through lists and dictionaries.
+    It covers the class and the settings (without keys, time limits, batch size and the like),
+    public ones of any kind and private ones that are a text, a number, an array or an object,
+    and, for models in memory, the prompts, each module's settings and a sample of every weight
+    tensor: a model trained further, or another one saved under the same path, is another model.
+    Wrapped objects are followed in the same way. What holds a process's state by its name (a
+    client, a lock, a count of calls) is left out.
+
+    Args:
+        embed_model: The model.
+        side: ``"query"`` or ``"text"`` leaves out the other side's prompt; None holds both.
     """
-    digest = hashlib.sha256()
-    _add_model(digest, embed_model)
-    return digest.hexdigest()
+    described = _Description(side).of(embed_model)
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode("utf-8")).hexdigest()
 
 
-def _add_model(digest: Any, embed_model: BaseEmbedding) -> None:
-    settings = {
-        name: getattr(embed_model, name)
-        for name in type(embed_model).model_fields
-        if name not in _IRRELEVANT
-    }
-    _add_json(digest, [type(embed_model).__qualname__, settings])
-    for name, value in sorted((embed_model.__pydantic_private__ or {}).items()):
-        if isinstance(value, BaseEmbedding):
-            _add_json(digest, name)
-            _add_model(digest, value)
-        elif callable(getattr(value, "state_dict", None)):
-            _add_json(digest, name)
-            _add_weights(digest, value)
-        elif isinstance(value, str) and name.strip("_") not in _IRRELEVANT:
-            _add_json(digest, [name, value])
+class _Description:
+    """JSON values that stand for a model, the same in every process.
+
+    Args:
+        side: Whose prompts count; None: both sides'.
+    """
+
+    def __init__(self, side: str | None) -> None:
+        self._others = _PROMPTS[_OTHER[side]] if side else set()
+        # Kept alive while this runs, so that no other object takes an id.
+        self._seen: dict[int, object] = {}
+
+    def of(self, value: Any, depth: int = 0) -> Any:
+        if value is None or isinstance(value, _PLAIN):
+            return value
+        for kind, simpler in _SIMPLER.items():
+            if isinstance(value, kind):
+                return self.of(simpler(value), depth)
+        name = type(value).__qualname__
+        secret = hasattr(value, "get_secret_value")
+        if isinstance(value, type) or secret or depth > _DEEPEST or id(value) in self._seen:
+            return name
+        if isinstance(value, np.ndarray) or callable(getattr(value, "detach", None)):
+            return _array(value)
+        if isinstance(value, Mapping):
+            kept = {str(key): one for key, one in value.items() if isinstance(key, _PLAIN)}
+            return {key: self.of(one, depth + 1) for key, one in kept.items() if _counts(key, one)}
+        if isinstance(value, list | tuple):
+            return [self.of(one, depth + 1) for one in value]
+        if isinstance(value, Set):
+            return sorted(json.dumps(self.of(one, depth + 1), sort_keys=True) for one in value)
+        self._seen[id(value)] = value
+        if callable(getattr(value, "state_dict", None)):
+            return [name, self._module(value)]
+        if callable(value) and hasattr(value, "__qualname__"):
+            return value.__qualname__
+        return [name, {key: self.of(one, depth + 1) for key, one in self._settings(value)}]
+
+    def _settings(self, value: Any) -> Iterator[tuple[str, Any]]:
+        """Yield the fields of an object that shape what it computes."""
+        fields = getattr(type(value), "model_fields", None)
+        own = getattr(value, "__dict__", {})
+        if fields is not None:
+            private = getattr(value, "__pydantic_private__", None) or {}
+            own = {**{name: getattr(value, name) for name in fields}, **private}
+        public_field = isinstance(value, BaseEmbedding)
+        for name, one in own.items():
+            hidden = name.startswith("_")
+            if hidden and (one is None or isinstance(one, Mapping | list | tuple | Set)):
+                continue  # made when it is needed, or grown from call to call
+            if name in {f"{side}_instruction" for side in self._others}:
+                continue
+            if _counts(name, one, is_field=public_field and not hidden):
+                yield name, one
+
+    def _module(self, module: Any) -> list[Any]:
+        """Describe a module in memory: prompts, the settings of its parts, and its weights."""
+        default = getattr(module, "default_prompt_name", None)
+        prompts = {
+            name: prompt
+            for name, prompt in (getattr(module, "prompts", None) or {}).items()
+            if name not in self._others or name == default
+        }
+        names = ("max_seq_length", "truncate_dim")
+        settings = [getattr(module, name, None) for name in names]
+        parts = []
+        for name, part in module.named_modules() if hasattr(module, "named_modules") else ():
+            parts.append([name, type(part).__qualname__, part.extra_repr()])
+            with contextlib.suppress(Exception):  # some classes have none, some raise
+                parts.append(self.of(part.get_config_dict()))
+        weights = [[name, _array(one, sampled=True)] for name, one in module.state_dict().items()]
+        return [default, prompts, settings, parts, weights]
 
 
-def _add_weights(digest: Any, module: Any) -> None:
-    names = ("prompts", "default_prompt_name", "max_seq_length", "truncate_dim")
-    _add_json(digest, [getattr(module, name, None) for name in names])
-    for name, tensor in module.state_dict().items():
-        flat = tensor.detach().reshape(-1)
-        stride = max(1, len(flat) // _SAMPLED_WEIGHTS)
-        _add_json(digest, [name, list(tensor.shape), str(tensor.dtype)])
-        sample = flat[::stride].cpu().double().numpy()
-        digest.update(np.ascontiguousarray(sample).tobytes())
+_SIMPLER: dict[Any, Callable[[Any], Any]] = {
+    enum.Enum: lambda value: value.value,
+    np.generic: lambda value: value.item(),
+    os.PathLike: os.fspath,
+}
 
 
-def _add_json(digest: Any, value: Any) -> None:
-    text = json.dumps(value, sort_keys=True, default=_in_words)
-    digest.update(text.encode("utf-8") + b"\0")
+def _counts(name: str, value: Any, *, is_field: bool = False) -> bool:
+    """Tell whether what stands under a name may shape a vector."""
+    if name.strip("_") in _IRRELEVANT or is_secret_name(name):
+        return False
+    if is_field or callable(getattr(value, "state_dict", None)):
+        return True
+    if isinstance(value, _PLAIN):
+        return _RECORDS.search(name) is None
+    return isinstance(value, BaseEmbedding) or not (_RECORDS.search(name) or _HANDLES.search(name))
 
 
-def _in_words(value: object) -> str:
-    """Return what stands in a digest for a value that JSON has no form for."""
-    if isinstance(value, BaseEmbedding):
-        return identity(value)
-    if not isinstance(value, type) and callable(getattr(value, "state_dict", None)):
-        digest = hashlib.sha256()
-        _add_weights(digest, value)
-        return digest.hexdigest()
-    return type(value).__qualname__
+def _array(values: Any, *, sampled: bool = False) -> Any:
+    """Describe an array or a tensor: its shape, its type, and a hash of its values."""
+    if not hasattr(values, "reshape"):
+        return type(values).__qualname__  # the settings of a quantised module
+    flat = values.reshape(-1)
+    if sampled:
+        flat = flat[:: max(1, len(flat) // _SAMPLED_WEIGHTS)]
+    if not isinstance(flat, np.ndarray):
+        flat = flat.detach().cpu().double().numpy()
+    if flat.dtype.hasobject:
+        return [type(values).__qualname__, list(values.shape)]
+    digest = hashlib.sha256(np.ascontiguousarray(flat).tobytes()).hexdigest()
+    return [list(values.shape), str(values.dtype), digest]

@@ -1,0 +1,104 @@
+"""The vectors that an adapter is trained on."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from llama_index.core.base.embeddings.base import BaseEmbedding
+from torch import Tensor
+
+from llama_index.finetuning.embeddings.adapter.options import TrainingOptions
+from llama_index.finetuning.embeddings.adapter.run import Vectors
+from llama_index.finetuning.embeddings.adapter.vectors import Rows
+from llama_index.finetuning.embeddings.dataset import EmbeddingQAFinetuneDataset
+from llama_index.finetuning.embeddings.encoding import Side, encode, stated_dimension
+from llama_index.finetuning.embeddings.encoding.identity import identity
+from llama_index.finetuning.embeddings.errors import ConfigurationError
+
+_PROBE = "hello world"
+
+
+class Embedder:
+    """Embeds through one model, and keeps the vectors of the last datasets for another run.
+
+    Args:
+        embed_model: The model.
+        dim: Length of its vectors; None: what the model states, or else its first vector tells.
+
+    Raises:
+        ConfigurationError: ``dim`` is no length, or not that of the model's vectors.
+    """
+
+    def __init__(self, embed_model: BaseEmbedding, dim: int | None) -> None:
+        stated = stated_dimension(embed_model)
+        if dim is not None and (not isinstance(dim, int) or dim < 1 or dim != (stated or dim)):
+            raise ConfigurationError(
+                f"'dim' must be the length of the vectors of {embed_model.model_name!r}"
+                f"{'' if stated is None else f', {stated}'} (got {dim}). Leave it out to have it "
+                "found out."
+            )
+        self._embed_model = embed_model
+        self._is_certain = stated is not None
+        self._last: tuple[Any, tuple[Tensor, Tensor]] | None = None
+        self.dim = dim or stated
+
+    def find_dim(self, options: TrainingOptions) -> int:
+        """Return the length of the model's vectors, by one text where it does not state it."""
+        if self.dim is None or not self._is_certain:
+            self.embed([("of the first call", _PROBE)], "text", options)
+        return self.dim or 0
+
+    def embed(
+        self, texts: Sequence[tuple[str, str]], side: Side, options: TrainingOptions
+    ) -> Tensor:
+        """Embed pairs of an id and a text, shape ``(n_texts, dim)``.
+
+        Raises:
+            ConfigurationError: The vectors are not of the length ``dim``.
+            EncodingError: The model failed, or gave unusable vectors.
+            OutputError: The cache can't be written.
+        """
+        vectors = encode(
+            self._embed_model,
+            [text for _, text in texts],
+            side,
+            ids=[id_ for id_, _ in texts],
+            num_workers=options.num_workers,
+            cache_dir=options.cache_dir,
+            show_progress=options.show_progress_bar,
+        )
+        if self.dim is not None and vectors.shape[1] != self.dim:
+            raise ConfigurationError(
+                f"'dim' must be the length of the vectors of {self._embed_model.model_name!r}, "
+                f"which have {vectors.shape[1]} dimensions (got {self.dim}). Leave it out to have "
+                "it found out."
+            )
+        self.dim, self._is_certain = vectors.shape[1], True
+        return torch.from_numpy(np.asarray(vectors))
+
+    def embed_all(
+        self,
+        parts: Sequence[tuple[EmbeddingQAFinetuneDataset, Rows]],
+        options: TrainingOptions,
+        device: torch.device,
+    ) -> list[Vectors]:
+        """Embed datasets, of each one's documents those that its rows name."""
+        # All sets in one call a side: they may share texts.
+        queries = [pair for dataset, _ in parts for pair in dataset.queries.items()]
+        documents = [(id_, one.corpus[id_]) for one, rows in parts for id_ in rows.document_ids]
+        key = identity(self._embed_model), queries, documents
+        if self._last is None or self._last[0] != key:
+            self._last = None
+            embedded = self.embed(queries, "query", options), self.embed(documents, "text", options)
+            self._last = key, embedded
+        query_vectors, document_vectors = (one.to(device) for one in self._last[1])
+        found = []
+        for dataset, rows in parts:
+            n_queries, n_documents = len(dataset.queries), len(rows.document_ids)
+            found.append(
+                Vectors(query_vectors[:n_queries], document_vectors[:n_documents], rows, dataset)
+            )
+            query_vectors = query_vectors[n_queries:]
+            document_vectors = document_vectors[n_documents:]
+        return found
