@@ -1,6 +1,7 @@
 """How long to wait before an LLM is asked again."""
 
 import asyncio
+import logging
 import random
 import re
 import time
@@ -8,9 +9,13 @@ from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta, timezone
 from email.utils import parsedate_to_datetime
 
-from llama_index.finetuning.embeddings.service_errors import status_of
+from llama_index.finetuning.embeddings.service_errors import refuses_all, status_of
+
+logger = logging.getLogger(__name__)
 
 _LONGEST_BACKOFF = 60.0
+_LONGEST_TOLD = 300.0
+_WORTH_A_LINE = 60.0
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _DURATION = (
     r"(?:\d+(?:\.\d+)?\s*(?:milliseconds?|ms|seconds?|secs?|s|minutes?|mins?|m|hours?|h)\s*)+"
@@ -58,11 +63,29 @@ class Pace:
         """Wait after the failed attempt of this number, counted from 1."""
         told = told_wait(error)
         if told is not None:
+            if told >= _WORTH_A_LINE and self._resume_at <= self._clock():
+                logger.warning("The service says to wait: going on in %.0f seconds.", told)
             self._resume_at = max(self._resume_at, self._clock() + told)
             await self.ready()
             return
         wait = min(self._first_wait * 2 ** (attempt - 1), _LONGEST_BACKOFF)
         await self._sleep(wait * self._random.uniform(1.0, 1.25))
+
+
+def dead_end(error: BaseException) -> str | None:
+    """Return what to do about an error after which no node can be asked for now, or None."""
+    if refuses_all(error):
+        return (
+            "The service would refuse all others too: check the key, the account's quota, the "
+            "model's name and the address."
+        )
+    told = told_wait(error)
+    if told is not None and told > _LONGEST_TOLD:
+        return (
+            f"The service says to wait {told / 3600:.1f} hours, and more than "
+            f"{_LONGEST_TOLD / 60:.0f} minutes are not waited for."
+        )
+    return None
 
 
 def told_wait(error: BaseException) -> float | None:
