@@ -46,7 +46,10 @@ def generate(
         int | None, typer.Option(metavar="N", help="Ask about so many chunks only.")
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(metavar="N", help="Calls of the LLM at a time. [default: 8]")
+        int | None,
+        typer.Option(
+            metavar="N", help="Calls of the LLM at a time. [default: 8; 1 if only in threads]"
+        ),
     ] = None,
     seed: Seed = 42,
     as_json: AsJson = False,
@@ -91,7 +94,7 @@ def generate(
                 model,
                 num_questions_per_chunk=2 if questions is None else questions,
                 output_path=output,
-                num_workers=8 if workers is None else workers,
+                num_workers=workers,
                 language=language,
                 style=style,
                 sample_size=sample_size,

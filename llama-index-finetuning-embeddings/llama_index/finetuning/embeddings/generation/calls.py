@@ -6,20 +6,19 @@ import functools
 import inspect
 import os
 import threading
-from collections.abc import Coroutine
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
-from types import TracebackType
+from collections.abc import Callable, Coroutine
+from concurrent.futures import CancelledError, Future, wait
 from typing import Any, TypeVar
 
 from llama_index.core.llms.custom import CustomLLM
 from llama_index.core.llms.llm import LLM
-from typing_extensions import Self
 
 from llama_index.finetuning.embeddings.generation.journal import encodable
 
 T = TypeVar("T")
 
 _LONGEST_FAREWELL = 5.0  # seconds
+_USUAL_AT_A_TIME = 8
 
 
 class Calls:
@@ -31,25 +30,26 @@ class Calls:
 
     Args:
         llm: The LLM.
-        num_threads: How many calls can run at a time in threads.
+        num_workers: How many calls the caller makes at a time; None for as many as suit the LLM.
     """
 
-    def __init__(self, llm: LLM, num_threads: int) -> None:
+    def __init__(self, llm: LLM, num_workers: int | None) -> None:
         self._llm = llm
-        self._threads = ThreadPoolExecutor(num_threads, thread_name_prefix="question-generation")
+        self._num_workers = num_workers
         self._in_threads = _has_no_async_api(llm)
         self._settled = self._in_threads
 
-    def __enter__(self) -> Self:
-        return self
+    @property
+    def at_a_time(self) -> int:
+        """How many calls to make at a time.
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        One in threads unless told otherwise: an LLM that only runs there is mostly a local model,
+        which seldom bears several threads and gains nothing from them. It can become one with the
+        first call.
+        """
+        if self._num_workers is not None:
+            return self._num_workers
+        return 1 if self._in_threads else _USUAL_AT_A_TIME
 
     async def complete(self, prompt: str) -> str:
         """Return the LLM's answer to a prompt."""
@@ -71,9 +71,8 @@ class Calls:
         return encodable(answer.text or "")
 
     async def _in_a_thread(self, prompt: str) -> str:
-        loop = asyncio.get_running_loop()
         try:
-            answer = await loop.run_in_executor(self._threads, self._llm.complete, prompt)
+            answer = await asyncio.wrap_future(_in_daemon(lambda: self._llm.complete(prompt)))
         except NotImplementedError:
             if self._settled and self._in_threads:
                 raise
@@ -81,6 +80,24 @@ class Calls:
             self._in_threads, self._settled = False, True
             return await self.complete(prompt)
         return encodable(answer.text or "")
+
+
+def _in_daemon(function: Callable[[], T]) -> Future[T]:
+    """Call a function in a thread that a process which ends does not wait for.
+
+    It would wait for those of a ThreadPoolExecutor: after Ctrl-C as long as the LLM takes.
+    """
+    future: Future[T] = Future()
+    future.set_running_or_notify_cancel()  # from here on nobody can cancel it under the thread
+
+    def run() -> None:
+        try:
+            future.set_result(function())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="question-generation-call", daemon=True).start()
+    return future
 
 
 def _has_no_async_api(llm: LLM) -> bool:

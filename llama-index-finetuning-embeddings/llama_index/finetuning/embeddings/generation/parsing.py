@@ -24,10 +24,10 @@ _EMPHASIS_TAG = re.compile(r"<(/?)(b|strong|em|i|p|span|u)>", re.I)
 # What stands where there is no question.
 _NOTHING = re.compile(
     r"n a|none|null|nil|nothing|empty|not (?:applicable|available|possible)|"
-    r"(?:no|zero|0) (?:\w+ )?(?:questions?|queries|query|keywords?|answers?|output|results?|content)"
-    r"(?: (?:found|available|possible|generated|needed|applicable|here))?|none (?:found|available)|"
-    r"keine?|keine fragen?|aucune?|aucune question|ninguna?|ninguno|ninguna pregunta|nessuna?|"
-    r"nessuna domanda|nenhuma?|nenhuma pergunta|\u65e0|\u7121|\u6ca1\u6709|\u6c92\u6709|\u306a\u3057"
+    r"(?:no|zero|0) (?:\w+ )?(?:questions?|queries|query|keywords?|answers?|output|content)"
+    r"(?: (?:found|available|possible|generated|needed|applicable|here))?|"
+    r"keine?(?: fragen?)?|aucune?(?: question)?|ningun[ao]?(?: pregunta)?|nessuna?(?: domanda)?|"
+    r"nenhuma?(?: pergunta)?|\u65e0|\u7121|\u6ca1\u6709|\u6c92\u6709|\u306a\u3057"
 )
 _ROLE = re.compile(r"\A\s*(?:assistant|ai|response|output|result|answer)\s*(?::|\n)\s*", re.I)
 
