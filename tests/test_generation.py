@@ -8,6 +8,8 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
+import traceback
 from collections import Counter
 from datetime import datetime, timedelta, timezone
 from email.utils import format_datetime
@@ -55,7 +57,7 @@ class ScriptedLLM(CustomLLM):
     _failures: dict[str, list[Exception]] = PrivateAttr(default_factory=dict)
     _answers: dict[str, str] = PrivateAttr(default_factory=dict)
     _prompts: list[str] = PrivateAttr(default_factory=list)
-    _threads: set[int] = PrivateAttr(default_factory=set)
+    _threads: list[int] = PrivateAttr(default_factory=list)
 
     def __init__(self, failures=None, answers=None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -76,12 +78,13 @@ class ScriptedLLM(CustomLLM):
         return [prompt.split("\n---")[0] for prompt in self._prompts]
 
     @property
-    def threads(self) -> set[int]:
+    def threads(self) -> list[int]:
+        """The thread of every call, in order."""
         return self._threads
 
     def answer(self, prompt: str) -> CompletionResponse:
         self._prompts.append(prompt)
-        self._threads.add(threading.get_ident())
+        self._threads.append(threading.get_ident())
         text = prompt.split("\n---", maxsplit=1)[0]
         if self._failures.get(text):
             raise self._failures[text].pop(0)
@@ -151,6 +154,13 @@ class RateLimitError(Exception):
     """What clients raise at status 429."""
 
     status_code = 429
+
+
+def http_error(status: int, headers: dict[str, str] | None = None, text: str = "") -> Exception:
+    """An error as HTTP clients raise it."""
+    error = Exception(text)
+    error.response = SimpleNamespace(status_code=status, headers=headers or {})
+    return error
 
 
 def make_nodes(*texts: str) -> list[TextNode]:
@@ -243,7 +253,65 @@ def test_blocking_calls_run_side_by_side_in_threads(options):
 
     llm = MeetingLLM()
     generate_qa_embedding_pairs(make_nodes("a", "b", "c"), llm, num_workers=3, **options)
-    assert len(llm.threads) == 3
+    assert len(set(llm.threads)) == 3
+
+
+class CountedLLM(ScriptedLLM):
+    """Counts how many calls run at a time."""
+
+    _now: int = PrivateAttr(default=0)
+    _most: int = PrivateAttr(default=0)
+
+    @property
+    def most(self) -> int:
+        return self._most
+
+    def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
+        self._now += 1
+        self._most = max(self._most, self._now)
+        time.sleep(0.005)
+        self._now -= 1
+        return self.answer(prompt)
+
+
+class ThinCountedLLM(CountedLLM):
+    """Has an async API that is the sync one in disguise."""
+
+    async def acomplete(
+        self, prompt: str, formatted: bool = False, **kwargs: Any
+    ) -> CompletionResponse:
+        return self.complete(prompt)
+
+
+@pytest.mark.parametrize("llm_class", [CountedLLM, ThinCountedLLM])
+def test_a_local_model_can_be_asked_one_at_a_time(options, llm_class):
+    """As the retired function did, for models that do not bear several threads."""
+    llm = llm_class()
+    generate_qa_embedding_pairs(make_nodes(*"abcdefgh"), llm, num_workers=1, **options)
+    assert llm.most == 1
+    assert llm.texts == list("abcdefgh")
+    generate_qa_embedding_pairs(make_nodes(*"ijklmnop"), llm, num_workers=4, **options)
+    assert 1 < llm.most <= 4
+
+
+@pytest.mark.parametrize("num_workers", [1, 3])
+def test_an_llm_that_raises_stop_iteration_does_not_hang(options, num_workers):
+    """No future of asyncio can hold that error."""
+
+    class Exhausted(ScriptedLLM):
+        def complete(self, prompt: str, formatted: bool = False, **kwargs: Any):
+            return next(iter(()))
+
+    settings = {**options, "retry_limit": 1, "on_failure": "fail", "num_workers": num_workers}
+    with pytest.raises(GenerationError, match="StopIteration"):
+        generate_qa_embedding_pairs(make_nodes("a", "b"), Exhausted(), **settings)
+
+
+def test_an_async_llm_is_asked_eight_at_a_time(options):
+    """Unless told otherwise."""
+    llm = AsyncLLM()
+    generate_qa_embedding_pairs(make_nodes(*"abcdefghijklmnop"), llm, **options)
+    assert llm.most_in_flight == 8
 
 
 def test_a_thin_async_api_blocks_the_loop_at_most_once():
@@ -251,14 +319,13 @@ def test_a_thin_async_api_blocks_the_loop_at_most_once():
     llm = ThinAsyncLLM()
 
     async def call_three_times() -> int:
-        with Calls(llm, 1) as calls:
-            for text in ("a", "b", "c"):
-                await calls.complete(text)
+        calls = Calls(llm)
+        for text in ("a", "b", "c"):
+            await calls.complete(text)
         return threading.get_ident()
 
     own_thread = asyncio.run(call_three_times())
-    assert len(llm.threads) == 2
-    assert own_thread in llm.threads
+    assert [thread == own_thread for thread in llm.threads] == [True, False, False]
 
 
 def test_an_api_that_worked_is_not_left_for_one_error(options):
@@ -378,6 +445,46 @@ def test_an_interrupted_caller_can_call_again_at_once(tmp_path):
     assert done.stdout == "Who is Ann?\n"
 
 
+IN_THREADS = textwrap.dedent(
+    """
+    import os, signal, sys, threading, time
+    from llama_index.core.llms.mock import MockLLM
+    from llama_index.core.schema import TextNode
+    from llama_index.finetuning.embeddings.generation import generate_qa_embedding_pairs
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    class SlowLLM(MockLLM):
+        def complete(self, prompt, formatted=False, **kwargs):
+            if prompt == "slow":
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(600)
+            return super().complete(prompt)
+
+    nodes = [TextNode(text="quick"), TextNode(text="slow")]
+    generate_qa_embedding_pairs(
+        nodes, SlowLLM(), "{context_str}", 1, output_path=sys.argv[1], verbose=False, filters=(),
+        num_workers=1,
+    )
+    """
+)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs SIGINT")
+def test_ctrl_c_does_not_wait_for_calls_in_threads(tmp_path):
+    """The process ends while an LLM thinks for minutes, and the answer before it is kept."""
+    path = tmp_path / "set.json"
+    ended = subprocess.run(
+        [sys.executable, "-c", IN_THREADS, str(path)],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert ended.stderr.rstrip().endswith("KeyboardInterrupt"), ended.stderr
+    assert len(path.with_name("set.json.journal.jsonl").read_text().splitlines()) == 1
+
+
 def test_a_callback_can_generate_itself(tmp_path):
     """The callback of the function that blocks runs in the caller's thread: no deadlock."""
     done = subprocess.run(  # a process of its own, since one that hangs can't be ended in here
@@ -467,7 +574,7 @@ def test_async_function_runs_in_the_callers_loop(options):
 
     dataset, thread = asyncio.run(main())
     assert len(dataset.queries) == 2
-    assert llm.threads == {thread}
+    assert llm.threads == [thread]
 
 
 def test_retries_until_it_works(options):
@@ -514,12 +621,92 @@ def test_an_empty_answer_is_a_failed_attempt(options):
 
 
 def test_a_refused_request_is_not_repeated(options):
-    """Status 401 comes back however often one asks: one call."""
-    denied = RuntimeError("no such key")
-    denied.status_code = 401
+    """Status 400 comes back however often one asks: one call, and the others are asked about."""
+    denied = RuntimeError("too long")
+    denied.status_code = 400
     llm = AsyncLLM(failures={"Bob": [denied] * 3})
     generate_qa_embedding_pairs(make_nodes("Ann", "Bob"), llm, **options)
     assert Counter(llm.texts) == {"Ann": 1, "Bob": 1}
+
+
+class QuotaError(RateLimitError):
+    """What OpenAI's client raises when there is no credit left."""
+
+    code = "insufficient_quota"
+
+
+def refused(status: int, message: str = "no") -> Exception:
+    """An error with an HTTP status."""
+    error = RuntimeError(message)
+    error.status_code = status
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "remedy"),
+    [
+        (refused(401), "check the key"),
+        (refused(402), "check the key"),
+        (refused(403), "check the key"),
+        (refused(404), "model's name"),
+        (QuotaError("You exceeded your current quota"), "quota"),
+        (RuntimeError("Error code: 429 - {'code': 'insufficient_quota'}"), "quota"),
+        (RateLimitError("Requests per day: please try again in 23h59m12s."), "wait 24.0 hours"),
+        (http_error(503, {"retry-after": "inf"}), "wait inf hours"),
+    ],
+    ids=lambda value: None if isinstance(value, str) else repr(value),
+)
+@pytest.mark.parametrize("llm_class", [AsyncLLM, ScriptedLLM])
+def test_a_service_that_refuses_everything_stops_the_run(options, error, remedy, llm_class):
+    """Nobody else is asked, nothing is waited for, and the answers that came are kept."""
+    texts = [f"text {i}" for i in range(50)]
+    llm = llm_class(failures={text: [error] * 9 for text in texts[4:]})
+    with pytest.raises(GenerationError, match=rf"'n-text 4' failed .*{remedy}.* 4 answers"):
+        generate_qa_embedding_pairs(make_nodes(*texts), llm, num_workers=2, **options)
+    assert len(llm.texts) <= 6
+    llm = llm_class()
+    generate_qa_embedding_pairs(make_nodes(*texts), llm, **options)
+    assert sorted(llm.texts) == sorted(texts[4:])
+
+
+def test_one_text_that_a_service_will_not_have(options):
+    """Status 403 for a text that moderation flagged is this node's failure alone."""
+    error = refused(403, "Your input was flagged")
+    llm = AsyncLLM(failures={"Ann": [error] * 3})
+    dataset = generate_qa_embedding_pairs(make_nodes("Ann", "Bob"), llm, **options)
+    assert questions_by_text(dataset).keys() == {"Bob"}
+    assert llm.texts.count("Ann") == 1
+
+
+def test_a_run_that_ends_waits_for_nobody(options):
+    """A worker in a back-off of ten minutes does not hold up the end of the run."""
+    options["retry_wait"] = 600.0
+    slow = [RuntimeError("down")] * 3
+
+    class LateLLM(AsyncLLM):
+        async def acomplete(self, prompt: str, formatted: bool = False, **kwargs: Any):
+            for _ in range(5 if prompt.startswith("Bob") else 0):
+                await asyncio.sleep(0)
+            return await super().acomplete(prompt)
+
+    llm = LateLLM(failures={"Ann": slow, "Bob": [refused(401)]})
+    with pytest.raises(GenerationError, match="'n-Bob' failed"):
+        generate_qa_embedding_pairs(make_nodes("Ann", "Bob"), llm, **options)
+    assert llm.texts == ["Ann", "Bob"]
+
+
+@pytest.mark.parametrize("on_failure", ["continue", "fail"])
+def test_no_traceback_holds_the_key_or_the_text(options, on_failure):
+    """The error's whole chain names the cause and quotes neither."""
+    text = "a confidential text"
+    error = RuntimeError(f"wrong key sk-secret for {text}")
+    llm = AsyncLLM(failures={text: [error] * 3})
+    with pytest.raises(GenerationError) as raised:
+        generate_qa_embedding_pairs(make_nodes(text), llm, on_failure=on_failure, **options)
+    shown = "".join(traceback.format_exception(raised.value))
+    assert "RuntimeError: wrong key <hidden> for <text>" in shown
+    assert "sk-secret" not in shown
+    assert text not in shown.replace(f"n-{text}", "")
 
 
 def test_on_failure_fail_stops_and_keeps_what_came(options):
@@ -539,7 +726,7 @@ def test_no_questions_at_all_is_an_error(options):
     llm = AsyncLLM(failures={text: [RuntimeError("down")] * 3 for text in ("Ann", "Bob")})
     with pytest.raises(GenerationError, match=r"None of 2 nodes got a question .*down") as raised:
         generate_qa_embedding_pairs(make_nodes("Ann", "Bob"), llm, **options)
-    assert isinstance(raised.value.__cause__, RuntimeError)
+    assert "RuntimeError: down" in str(raised.value)
     assert not Path(options["output_path"]).exists()
 
 
@@ -579,6 +766,150 @@ def test_other_nodes_never_mix_in(options):
     assert list(other.queries.values()) == ["Who is Cid?", "Where is Cid?"]
     llm = AsyncLLM()
     assert generate_qa_embedding_pairs(train, llm, **options) == first
+    assert llm.texts == []
+
+
+def split(*texts: str) -> list[TextNode]:
+    """Nodes with random ids, as a splitter gives them."""
+    return [TextNode(text=text) for text in texts]
+
+
+def questions_by_text(dataset: EmbeddingQAFinetuneDataset) -> dict[str, list[str]]:
+    """The questions about each text, whatever the ids are."""
+    found: dict[str, list[str]] = {}
+    for query_id, query in dataset.queries.items():
+        for node_id in dataset.relevant_docs[query_id]:
+            found.setdefault(dataset.corpus[node_id], []).append(query)
+    return found
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{}, {"sample_size": 2}, {"qa_generate_prompt_tmpl": [TEMPLATE + " 1", TEMPLATE + " 2"]}],
+)
+def test_new_ids_cost_nothing(options, more, caplog):
+    """Documents that were split again have new ids: the answers are found by what was asked."""
+    options |= more
+    texts = ("Ann", "Bob", "Cid", "Dan")
+    first = generate_qa_embedding_pairs(split(*texts), AsyncLLM(), **options)
+    for _ in range(2):
+        nodes, llm = split(*texts), AsyncLLM()
+        again = generate_qa_embedding_pairs(nodes, llm, **options)
+        assert llm.texts == []
+        assert list(again.corpus) == [node.node_id for node in nodes]
+        assert questions_by_text(again) == questions_by_text(first)
+    assert len(journal_lines(options)) == len(questions_by_text(first))
+    assert "bak" not in caplog.text
+    assert list(Path(options["output_path"]).parent.glob("*.bak*")) == []
+
+
+def test_equal_texts_have_questions_of_their_own(options):
+    """Two nodes with one text need two answers, under these ids or under new ones."""
+    numbers = iter(range(100))
+
+    class CountingLLM(AsyncLLM):
+        async def acomplete(self, prompt: str, formatted: bool = False, **kwargs: Any):
+            await super().acomplete(prompt)
+            return CompletionResponse(text=f"Who is number {next(numbers)}?")
+
+    llm = CountingLLM()
+    generate_qa_embedding_pairs(split("Ann"), llm, **options)
+    both = generate_qa_embedding_pairs(split("Ann", "Ann"), llm, **options)
+    assert llm.texts == ["Ann", "Ann"]
+    assert sorted(both.queries.values()) == ["Who is number 0?", "Who is number 1?"]
+    assert len(set(map(tuple, both.relevant_docs.values()))) == 2
+    again = generate_qa_embedding_pairs(split("Ann", "Ann"), llm, **options)
+    assert llm.texts == ["Ann", "Ann"]
+    assert sorted(again.queries.values()) == sorted(both.queries.values())
+
+
+def test_the_answer_for_a_node_goes_to_that_node(options):
+    """Another node with the same text, though it stands first, is asked about for itself."""
+    (ann,) = make_nodes("Ann")
+    generate_qa_embedding_pairs([ann], AsyncLLM(), **options)
+    llm = AsyncLLM(answers={"Ann": "Who else?"})
+    dataset = generate_qa_embedding_pairs([*split("Ann"), ann], llm, **options)
+    assert list(dataset.queries.values()) == ["Who else?", "Who is Ann?", "Where is Ann?"]
+    assert llm.texts == ["Ann"]
+
+
+LABELLED = {
+    "queries": {"q": "Who was Zoe?"},
+    "corpus": {"z": "Zoe", "a": "Ann"},
+    "relevant_docs": {"q": ["z"]},
+    "mode": "text",
+}
+
+
+@pytest.mark.parametrize(
+    "held",
+    [
+        LABELLED,
+        {**LABELLED, "queries": {}, "relevant_docs": {}},
+        {**LABELLED, "corpus": {"z": "Ann"}, "hard_negatives": {"q": ["a"]}},
+        {**LABELLED, "corpus": {"a": "Ann"}, "relevant_docs": {}},
+    ],
+    ids=["others", "documents only", "hard negatives", "a query without a document"],
+)
+def test_what_would_be_lost_is_set_aside(options, held, caplog):
+    """The file that stood at the output path is whole beside it, and a warning names it."""
+    path = Path(options["output_path"])
+    for number in range(2):
+        path.write_text(
+            json.dumps({**held, "corpus": {**held["corpus"], "n": str(number)}}), "utf-8"
+        )
+        old = path.read_bytes()
+        dataset = generate_qa_embedding_pairs(make_nodes("Ann"), AsyncLLM(), **options)
+        assert EmbeddingQAFinetuneDataset.from_json(path) == dataset
+        kept = path.with_name(("set.bak.json", "set.bak2.json")[number])
+        assert kept.read_bytes() == old
+        assert f"it is now {kept}" in caplog.text
+
+
+def test_another_models_questions_are_set_aside(options):
+    """The same nodes asked of another model: the file of the first is kept."""
+    generate_qa_embedding_pairs(make_nodes("Ann"), AsyncLLM(), **options)
+    path = Path(options["output_path"])
+    old = path.read_bytes()
+    llm = AsyncLLM(model="other", answers={"Ann": "Whose?"})
+    generate_qa_embedding_pairs(make_nodes("Ann"), llm, **options)
+    assert path.with_name("set.bak.json").read_bytes() == old
+
+
+def test_a_normal_restart_sets_nothing_aside(options):
+    """After a failure in the middle, with more nodes, without the journal: nothing is lost."""
+    path = Path(options["output_path"])
+    llm = AsyncLLM(failures={"Bob": [RuntimeError("down")] * 3})
+    options["save_every"] = 1
+    generate_qa_embedding_pairs(make_nodes("Ann", "Bob"), llm, **options)
+    generate_qa_embedding_pairs(make_nodes("Ann", "Bob"), AsyncLLM(), **options)
+    path.with_name("set.json.journal.jsonl").unlink()
+    generate_qa_embedding_pairs(make_nodes("Cid", "Ann", "Bob"), AsyncLLM(), **options)
+    names = {one.name for one in path.parent.iterdir()}
+    assert names == {"set.json", "set.json.journal.jsonl", ".set.json.lock"}
+
+
+def test_a_run_that_brings_nothing_moves_nothing(options):
+    """Where no dataset comes out, what stood there stays."""
+    path = Path(options["output_path"])
+    path.write_text(json.dumps(LABELLED), "utf-8")
+    llm = AsyncLLM(answers={"Bob": "N/A"})
+    with pytest.raises(GenerationError, match="None of 1 nodes"):
+        generate_qa_embedding_pairs(make_nodes("Bob"), llm, **options)
+    assert json.loads(path.read_text("utf-8")) == LABELLED
+    assert not path.with_name("set.bak.json").exists()
+
+
+def test_a_node_without_a_question_is_asked_again(options):
+    """Once in each run; the answer that brought something is kept from then on."""
+    nodes = make_nodes("Ann", "Bob")
+    for answer in ("I'm sorry, I can't.", "<think>Who is", "Who is Bob?"):
+        llm = AsyncLLM(answers={"Bob": answer})
+        dataset = generate_qa_embedding_pairs(nodes, llm, **options)
+        assert llm.texts.count("Bob") == 1
+    assert "Who is Bob?" in dataset.queries.values()
+    llm = AsyncLLM()
+    assert generate_qa_embedding_pairs(nodes, llm, **options) == dataset
     assert llm.texts == []
 
 
@@ -701,8 +1032,8 @@ def test_what_was_written_before_a_cut_is_read(tmp_path_factory, records, cut):
     with Journal(path) as journal:
         entries, known = journal.read(set(keys))
     whole = [i for i, end in enumerate(ends) if end <= size]
-    assert entries == {keys[i]: Entry(records[i][0]) for i in whole}
-    assert known == {(str(i), "c") for i in whole}
+    assert entries == [(keys[i], Entry(records[i][0])) for i in whole]
+    assert known == ({"c"} if whole else set())
 
 
 def test_a_file_of_the_retired_package_is_continued(options):
@@ -1089,13 +1420,6 @@ def test_killed_five_times_and_resumed(tmp_path):
     assert 40 < calls.stat().st_size <= 40 + 5 * 4
 
 
-def http_error(status: int, headers: dict[str, str] | None = None, text: str = "") -> Exception:
-    """An error as HTTP clients raise it."""
-    error = Exception(text)
-    error.response = SimpleNamespace(status_code=status, headers=headers or {})
-    return error
-
-
 @pytest.mark.parametrize(
     ("error", "seconds"),
     [
@@ -1211,3 +1535,21 @@ def test_a_told_wait_holds_everyone_back():
 
     asyncio.run(main())
     assert time.sleeps == [20.0]
+
+
+def test_a_long_told_wait_is_logged_once(caplog):
+    """Eight workers that are told to wait two minutes make one line, not eight."""
+    time = FakeTime()
+    pace = Pace(1.0, seed=0, clock=time.clock, sleep=time.sleep)
+
+    async def main() -> None:
+        error = RateLimitError("try again in 2m")
+        await asyncio.gather(*(pace.after(error, 1) for _ in range(8)))
+
+    async def sleep(seconds: float) -> None:
+        await asyncio.sleep(0)  # lets the others ask
+        time.now += seconds / 8
+
+    pace._sleep = sleep
+    asyncio.run(main())
+    assert caplog.text.count("going on in 120 seconds") == 1

@@ -1,6 +1,7 @@
 """Parsing of LLM answers into questions."""
 
 import json
+import time
 
 import pytest
 from hypothesis import example, given
@@ -206,3 +207,72 @@ def test_any_text_parses(answer, limit):
     texts = [question.text for question in parse_questions(answer, limit)]
     assert len(set(texts)) == len(texts)
     assert all(any(character.isalnum() for character in text) for text in texts)
+
+
+LONG = {
+    "a string with underscores": ('["What is ', "_"),
+    "a string of one word": ('["', "a"),
+    "a string with escaped quotes": ('["', '\\"'),
+    "a string with apostrophes": ("['", "'a"),
+    "curly quotes": ("[", "\u201cWhat "),
+    "bold labels": ("", "**a: "),
+    "emphasis tags": ("", "<b>"),
+    "question tags": ("", "<question>"),
+    "list tags": ("", "<li>What is x? "),
+    "lines of one sentence": ("A", "a\n"),
+    "wide spaces": ("# ", "\u3000"),
+    "a note": ("Note of ", "_"),
+    "brackets": ("x ", "?()"),
+}
+
+
+def seconds_to_parse(answer):
+    """Return the processor's time for one answer, which other processes do not lengthen."""
+    start = time.process_time()
+    parse_questions(answer + "!", 2)
+    return time.process_time() - start
+
+
+@pytest.mark.parametrize(("start", "unit"), LONG.values(), ids=LONG)
+def test_a_long_answer_that_was_cut_off_is_read_once(start, unit):
+    """200 kB that never close what they open take as long as ten times 20 kB, not a hundred."""
+    short, long = (start + unit * (size // len(unit)) for size in (20_000, 200_000))
+    usual = max(0.02, *(seconds_to_parse(short) for _ in range(3)))
+    assert seconds_to_parse(long) < 40 * usual
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "N/A",
+        "n/a.",
+        "None",
+        "(no questions)",
+        "No relevant questions found.",
+        "- None\n- None",
+        "1. N/A\n2. N/A",
+        '["N/A"]',
+        '{"questions": ["None"]}',
+        "[]",
+        "null",
+        "Keine Fragen",
+    ],
+)
+def test_words_for_nothing_are_no_questions(answer):
+    """What a model writes where it has no question does not become a query."""
+    assert parse_questions(answer, 2) == []
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        ("What does None mean in Python?", "What does None mean in Python?"),
+        ("How do I close <p> tags?", "How do I close <p> tags?"),
+        ("<p>Who <b>is</b> Ann?</p>", "Who is Ann?"),
+        ("<li>Who is <question>Ann?</question></li>", "Ann?"),
+        ('["Who is Ann?", "Where did sh', "Who is Ann?"),
+    ],
+)
+def test_what_looks_alike_stays(answer, expected):
+    """A question about such a word or tag is one; tags in pairs are taken off."""
+    assert [question.text for question in parse_questions(answer, 2)] == [expected]

@@ -171,7 +171,7 @@ def read_journal(folder: Path) -> None:
         wanted = {Key(f"n{i}", "c", "p", "m") for i in range(3)}
         first = journal.read(wanted)
         assert journal.read(wanted) == first
-        for entry in first[0].values():
+        for _, entry in first[0]:
             "".join([entry.response, *(text for pair in entry.questions or () for text in pair)])
 
 

@@ -21,14 +21,31 @@ _TOLD = re.compile(
     re.IGNORECASE,
 )
 _PART = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|milli|s|m|h)", re.IGNORECASE)
+# The key, the account, the permission; the model or the address.
+_REFUSED = {401, 402, 403, 404}
+_USED_UP = "insufficient_quota"
+_MODERATED = ("flagged", "moderation")
 
 
 def is_permanent(error: BaseException) -> bool:
     """Tell whether the same request would fail again: a wrong key, model or prompt."""
+    if refuses_all(error):
+        return True
     status = status_of(error)
-    if status is None:
-        return type(error).__name__ == _NOT_SENT
     return status in _CLIENT_ERRORS and status not in _TRANSIENT
+
+
+def refuses_all(error: BaseException) -> bool:
+    """Tell whether other requests would fail as well: a wrong key or model, a used-up quota."""
+    status = status_of(error)
+    words = f"{getattr(error, 'code', '')} {error}".lower()
+    if status == 403 and any(word in words for word in _MODERATED):  # this one text, as some say it
+        return False
+    return (
+        status in _REFUSED
+        or _USED_UP in words
+        or (status is None and type(error).__name__ == _NOT_SENT)
+    )
 
 
 def status_of(error: BaseException) -> int | None:

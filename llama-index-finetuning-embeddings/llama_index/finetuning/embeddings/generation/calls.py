@@ -6,14 +6,12 @@ import functools
 import inspect
 import os
 import threading
-from collections.abc import Coroutine
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
-from types import TracebackType
+from collections.abc import Callable, Coroutine
+from concurrent.futures import CancelledError, Future, wait
 from typing import Any, TypeVar
 
 from llama_index.core.llms.custom import CustomLLM
 from llama_index.core.llms.llm import LLM
-from typing_extensions import Self
 
 from llama_index.finetuning.embeddings.generation.journal import encodable
 
@@ -31,25 +29,12 @@ class Calls:
 
     Args:
         llm: The LLM.
-        num_threads: How many calls can run at a time in threads.
     """
 
-    def __init__(self, llm: LLM, num_threads: int) -> None:
+    def __init__(self, llm: LLM) -> None:
         self._llm = llm
-        self._threads = ThreadPoolExecutor(num_threads, thread_name_prefix="question-generation")
         self._in_threads = _has_no_async_api(llm)
         self._settled = self._in_threads
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def complete(self, prompt: str) -> str:
         """Return the LLM's answer to a prompt."""
@@ -71,9 +56,8 @@ class Calls:
         return encodable(answer.text or "")
 
     async def _in_a_thread(self, prompt: str) -> str:
-        loop = asyncio.get_running_loop()
         try:
-            answer = await loop.run_in_executor(self._threads, self._llm.complete, prompt)
+            answer = await asyncio.wrap_future(_in_daemon(lambda: self._llm.complete(prompt)))
         except NotImplementedError:
             if self._settled and self._in_threads:
                 raise
@@ -81,6 +65,26 @@ class Calls:
             self._in_threads, self._settled = False, True
             return await self.complete(prompt)
         return encodable(answer.text or "")
+
+
+def _in_daemon(function: Callable[[], T]) -> Future[T]:
+    """Call a function in a thread that a process which ends does not wait for.
+
+    It would wait for those of a ThreadPoolExecutor: after Ctrl-C as long as the LLM takes.
+    """
+    future: Future[T] = Future()
+    future.set_running_or_notify_cancel()  # from here on nobody can cancel it under the thread
+
+    def run() -> None:
+        try:
+            future.set_result(function())
+        except StopIteration as error:  # which no future of asyncio can hold
+            future.set_exception(RuntimeError(f"The LLM raised StopIteration: {error}"))
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="question-generation-call", daemon=True).start()
+    return future
 
 
 def _has_no_async_api(llm: LLM) -> bool:

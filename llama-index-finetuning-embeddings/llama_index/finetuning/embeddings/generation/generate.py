@@ -99,10 +99,13 @@ def generate_qa_embedding_pairs(
 
     Every answer goes into a journal, ``<output_path>.journal.jsonl``, as soon as it comes. A run
     that was killed, or a later one over more nodes, asks only what the journal does not hold for
-    the same node id, text, prompt and model. The dataset is made from the answers for the nodes
-    given, whatever else the journal or an older dataset at ``output_path`` holds; the questions
-    of such an older file, also of the retired package, are kept for nodes whose text is the same.
-    To start over, delete both files.
+    the same text, prompt and model; an answer given for a node of the same id goes first, but ids
+    that are new in every run, as a splitter gives them, cost nothing. A node without a usable
+    question is asked about again in the next run. The dataset is made from the answers for the
+    nodes given, whatever else the journal or an older dataset at ``output_path`` holds; the
+    questions of such an older file, also of the retired package, are kept for nodes whose text is
+    the same. What the new dataset does not hold of it stays in a file beside it
+    (``<name>.bak.json``). To start over, delete the dataset and the journal.
 
     Works in scripts and below a running event loop (notebooks) alike.
 
@@ -114,13 +117,16 @@ def generate_qa_embedding_pairs(
             ``{num_questions_per_chunk}``. Of several templates each node gets one, by chance.
         num_questions_per_chunk: Questions wanted for each node; what an answer has beyond is cut.
         retry_limit: How often a node is asked about at most. Errors that say the request itself
-            is wrong (HTTP status 400, 401, 404, ...) are not retried.
+            is wrong (HTTP status 400, 422, ...) are not retried.
         on_failure: ``"continue"`` leaves a node without questions when all attempts failed, and a
-            later call asks again; ``"fail"`` stops the run.
+            later call asks again; ``"fail"`` stops the run. A service that would refuse every
+            request (a wrong key, a used-up quota, a told wait of more than five minutes) stops it
+            in any case.
         save_every: The dataset is written after this many newly answered nodes, and at the end.
         output_path: The dataset's JSON file.
         verbose: Show a progress bar, and log every failed attempt as a warning.
-        num_workers: Calls in flight at a time.
+        num_workers: Calls in flight at a time, in threads where the LLM has no async API. Give 1
+            for a local model that does not bear several threads (llama.cpp).
         retry_wait: Seconds before the first retry, doubled for each further one. A rate-limit
             error that says how long to wait holds back all workers for that time instead.
         language: The language to write in; by default the prompt leaves it to the LLM.
@@ -138,8 +144,8 @@ def generate_qa_embedding_pairs(
     Raises:
         ConfigurationError: An argument can't be used.
         DatasetFileError: At ``output_path`` is a file that is no dataset.
-        GenerationError: No node got a question, or one failed and ``on_failure`` is ``"fail"``.
-            The journal keeps what came.
+        GenerationError: No node got a question, one failed and ``on_failure`` is ``"fail"``, or
+            the service refuses every request. The journal keeps what came.
         OutputError: A file can't be written, or another run is writing ``output_path`` now.
     """
     reports: list[GenerationReport] = []

@@ -19,12 +19,17 @@ logger = logging.getLogger(__name__)
 
 
 class Key(NamedTuple):
-    """What an answer belongs to; an answer is used again only where all four are the same."""
+    """What an answer belongs to: a node, and what was asked about it."""
 
     node_id: str
     content: str
     prompt: str
     model: str
+
+    @property
+    def asked(self) -> tuple[str, str, str]:
+        """What has to be the same for an answer to be used again: text, prompt and model."""
+        return self[1:]
 
 
 class Entry(NamedTuple):
@@ -48,7 +53,7 @@ class Journal:
     """An append-only JSON Lines file beside the dataset.
 
     It holds node ids, hashes of texts and prompts, the model's name and the answers: no texts and
-    no keys. Answers for other nodes, prompts or models stay in it and are used when those are
+    no keys. Answers to other texts, prompts or models stay in it and are used when those are
     asked for again. A last line that a killed process left unfinished is cut off.
 
     Args:
@@ -76,10 +81,14 @@ class Journal:
     ) -> None:
         self._stream.close()
 
-    def read(self, wanted: Collection[Key]) -> tuple[dict[Key, Entry], set[tuple[str, str]]]:
-        """Return the wanted entries, and every (node id, content hash) that the journal knows."""
-        entries: dict[Key, Entry] = {}
-        known: set[tuple[str, str]] = set()
+    def read(self, wanted: Collection[Key]) -> tuple[list[tuple[Key, Entry]], set[str]]:
+        """Return all entries for what is asked now, and every content hash that the journal knows.
+
+        They stand in the order in which they came; those for other nodes are among them.
+        """
+        asked = {key.asked for key in wanted}
+        entries: list[tuple[Key, Entry]] = []
+        known: set[str] = set()
         unreadable = 0
         for line in self._lines():
             try:
@@ -87,9 +96,9 @@ class Journal:
             except (ValueError, TypeError, KeyError, RecursionError):
                 unreadable += 1
                 continue
-            known.add((key.node_id, key.content))
-            if key in wanted:
-                entries[key] = entry
+            known.add(key.content)
+            if key.asked in asked:
+                entries.append((key, entry))
         if unreadable:
             logger.warning("%d lines of %s can't be read; skipped.", unreadable, self.path)
         return entries, known

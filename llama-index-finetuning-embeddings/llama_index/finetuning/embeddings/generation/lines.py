@@ -116,6 +116,7 @@ _ASKS_IN_WORDS = re.compile(
     r"(?:in|to|at|for|by|from) (?:what|which|whom)|true or false)\b",
     re.IGNORECASE,
 )
+_LONGEST_BEGUN = 1000  # characters; nothing that long is the start of a question
 _ENDED = re.compile(rf"[.!:;{MARKS}\u3002\uff01\uff1a][\"'\u201d)*_\u00bb]*$")
 
 
@@ -233,12 +234,15 @@ def _marked(raw: str, markers: dict[Kind, re.Pattern[str]], *, has_question: boo
 
 def _continues(previous: _Line, line: _Line) -> bool:
     """Tell whether a line is the rest of the sentence that the line before it began."""
-    if line.kind is not Kind.PLAIN or _ENDED.search(previous.text):
+    if line.kind is not Kind.PLAIN or len(previous.text) > _LONGEST_BEGUN:
+        return False
+    if _ENDED.search(previous.text[-20:]):
         return False
     if line.text[:1].islower():
         return previous.kind is not Kind.PLAIN or previous.text[:1].isupper()
-    begun = _ASKS_IN_WORDS.search(previous.text) is not None
-    return begun and line.asks and _ASKS_IN_WORDS.match(line.text) is None
+    if not line.asks or _ASKS_IN_WORDS.match(line.text) is not None:
+        return False
+    return _ASKS_IN_WORDS.search(previous.text) is not None
 
 
 def _is_plain_question(text: str, *, asking: bool) -> bool:

@@ -1,11 +1,12 @@
-"""Dataset files that stand at the output path without a journal: read, and gone on with."""
+"""Dataset files that stand at the output path already: read, gone on with, and kept."""
 
 import itertools
-from collections.abc import Iterator, Set
+from collections.abc import Collection, Iterable, Iterator, Set
 from pathlib import Path
 from typing import Any
 
 from llama_index.finetuning.embeddings.errors import DatasetFileError
+from llama_index.finetuning.embeddings.files import output_errors
 from llama_index.finetuning.embeddings.generation.journal import digest
 from llama_index.finetuning.embeddings.json_stream import read_json
 from llama_index.finetuning.embeddings.validation import is_encodable
@@ -13,23 +14,14 @@ from llama_index.finetuning.embeddings.validation import is_encodable
 _FIELDS = ("queries", "corpus", "relevant_docs")
 
 
-def questions_of_file(
-    path: Path, known: Set[tuple[str, str]]
-) -> Iterator[tuple[str, str, tuple[tuple[str, str], ...]]]:
-    """Yield node id, text and questions (id, text) of each node that the journal does not know.
-
-    A file of the retired package can hold what a dataset may not, such as empty texts and nodes
-    without a question; those are left out, so that their nodes are asked about again.
-
-    Args:
-        path: The dataset file, which need not exist.
-        known: The (node id, content hash) pairs that the journal knows.
+def read_older(path: Path) -> dict[str, Any] | None:
+    """Return what a dataset file holds, or None if there is no file.
 
     Raises:
         DatasetFileError: There is a file, but it is no dataset.
     """
     if not path.exists():
-        return
+        return None
     try:
         data = read_json(path)
     except (OSError, ValueError, RecursionError) as error:
@@ -42,6 +34,21 @@ def questions_of_file(
             f"{str(path)!r} is no dataset (it must hold {', '.join(_FIELDS)}) and is not "
             "overwritten. Move it away, or choose another 'output_path'."
         )
+    return dict(data)
+
+
+def questions_of(
+    data: dict[str, Any], known: Set[str]
+) -> Iterator[tuple[str, str, tuple[tuple[str, str], ...]]]:
+    """Yield node id, text and questions (id, text) of each node that the journal does not know.
+
+    A file of the retired package can hold what a dataset may not, such as empty texts and nodes
+    without a question; those are left out, so that their nodes are asked about again.
+
+    Args:
+        data: What `read_older` returned.
+        known: The content hashes that the journal knows.
+    """
     queries, corpus, relevant_docs = (data[field] for field in _FIELDS)
     questions: dict[str, list[tuple[str, str]]] = {}
     for query_id, query in queries.items():
@@ -52,8 +59,48 @@ def questions_of_file(
         text = corpus.get(node_id, "")
         if not text.strip() or not is_encodable(node_id + text):
             continue
-        if (node_id, digest(text)) not in known:
+        if digest(text) not in known:
             yield node_id, text, tuple(pairs)
+
+
+def holds_more(
+    data: dict[str, Any], texts: Collection[str], questions: Iterable[tuple[str, str]]
+) -> bool:
+    """Tell whether a file holds more than these texts and these questions about them.
+
+    Ids do not count: a splitter gives new ones in every run.
+
+    Args:
+        data: What `read_older` returned.
+        texts: The texts.
+        questions: Each question with its text.
+    """
+    if any(data[field] for field in data.keys() - {*_FIELDS, "mode"}):  # hard negatives
+        return True
+    queries, corpus, relevant_docs = (data[field] for field in _FIELDS)
+    known, held = set(questions), set(texts)
+    return any(text.strip() and text not in held for text in corpus.values()) or any(
+        query.strip() and (query, corpus.get(node_id)) not in known
+        for query_id, query in queries.items()
+        for node_id in relevant_docs.get(query_id) or [""]
+    )
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a file to the first free ``<stem>.bak<suffix>``, ``<stem>.bak2<suffix>``, ....
+
+    Raises:
+        OutputError: It can't be renamed.
+    """
+    path = path.resolve()
+    with output_errors(path):
+        for number in itertools.count(1):
+            ending = "" if number == 1 else str(number)
+            place = path.with_name(f"{path.stem}.bak{ending}{path.suffix}")
+            if not place.exists():
+                path.rename(place)
+                break
+    return place
 
 
 def _is_dataset(data: Any) -> bool:

@@ -3,7 +3,7 @@
 import hashlib
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,24 +69,24 @@ class Options:
         """The journal's place, beside the dataset."""
         return self.output_path.with_name(self.output_path.name + ".journal.jsonl")
 
-    def template_for(self, node_id: str) -> str:
-        """Return a node's prompt: the same in every run, whatever other nodes there are."""
-        return self.templates[_rank(self.seed, "prompt", node_id) % len(self.templates)]
+    def template_for(self, text: str) -> str:
+        """Return a text's prompt: the same in every run, whatever its node is called."""
+        return self.templates[_rank(self.seed, "prompt", text) % len(self.templates)]
 
     def key_for(self, node_id: str, text: str, model: str) -> Key:
         """Return what an answer for a node is filed under."""
-        prompt = self.template_for(node_id).format(
+        prompt = self.template_for(text).format(
             context_str="{context_str}", num_questions_per_chunk=self.num_questions
         )
         return Key(node_id, digest(text), digest(prompt), model)
 
-    def sample(self, node_ids: Sequence[str]) -> list[str]:
-        """Choose the nodes to ask about; a larger sample holds the smaller one."""
-        if self.sample_size is None or self.sample_size >= len(node_ids):
-            return list(node_ids)
-        ranked = sorted(node_ids, key=lambda node_id: (_rank(self.seed, "node", node_id), node_id))
+    def sample(self, texts: Mapping[str, str]) -> list[str]:
+        """Choose the nodes to ask about by their texts; a larger sample holds the smaller one."""
+        if self.sample_size is None:
+            return list(texts)
+        ranked = sorted(texts, key=lambda node_id: _rank(self.seed, "node", texts[node_id]))
         chosen = set(ranked[: self.sample_size])
-        return [node_id for node_id in node_ids if node_id in chosen]
+        return [node_id for node_id in texts if node_id in chosen]
 
 
 def texts_of(nodes: Sequence[BaseNode]) -> tuple[dict[str, str], list[str]]:
@@ -150,6 +150,6 @@ def model_name(llm: LLM) -> str:
     return f"{llm.class_name()}/{name}"
 
 
-def _rank(seed: int, purpose: str, node_id: str) -> int:
-    data = f"{seed}\x1f{purpose}\x1f{node_id}".encode()
+def _rank(seed: int, purpose: str, text: str) -> int:
+    data = f"{seed}\x1f{purpose}\x1f{text}".encode()
     return int.from_bytes(hashlib.sha256(data).digest()[:8], "big")

@@ -13,14 +13,22 @@ _THOUGHT = re.compile(
 _THOUGHT_END = re.compile(r"\A.*</(?:think|thinking|thought|reasoning)>", re.DOTALL | re.I)
 _CHANNEL = re.compile(r"\A.*<\|channel\|>final<\|message\|>", re.DOTALL)
 # Long runs of blanks say nothing, and patterns would go through them again and again.
-_WIDE = re.compile(r"[ \t\f\v]{9,}")
+_WIDE = re.compile(r"[^\S\n]{9,}")
 _EMPTY_LINES = re.compile(r"\n\s*\n")
 _SPECIAL = re.compile(
     r"<\|[^|<>]*\|>|</?s>|\[/?INST\]|<(?:start|end)_of_turn>|[\u200b\u2060\ufeff]"
 )
 _ESCAPED_BREAK = re.compile(r"\\n(?=\s*(?:\d{1,2}[.)]|[-*]\s|Q))")
 _BREAK = re.compile(r"<br\s*/?>", re.I)
-_EMPHASIS_TAG = re.compile(r"<(b|strong|em|i|p|span|u)>(.*?)</\1>", re.DOTALL | re.I)
+_EMPHASIS_TAG = re.compile(r"<(/?)(b|strong|em|i|p|span|u)>", re.I)
+# What stands where there is no question.
+_NOTHING = re.compile(
+    r"n a|none|null|nil|nothing|empty|not (?:applicable|available|possible)|"
+    r"(?:no|zero|0) (?:\w+ )?(?:questions?|queries|query|keywords?|answers?|output|content)"
+    r"(?: (?:found|available|possible|generated|needed|applicable|here))?|"
+    r"keine?(?: fragen?)?|aucune?(?: question)?|ningun[ao]?(?: pregunta)?|nessuna?(?: domanda)?|"
+    r"nenhuma?(?: pergunta)?|\u65e0|\u7121|\u6ca1\u6709|\u6c92\u6709|\u306a\u3057"
+)
 _ROLE = re.compile(r"\A\s*(?:assistant|ai|response|output|result|answer)\s*(?::|\n)\s*", re.I)
 
 
@@ -40,7 +48,7 @@ def parse_questions(response: str, limit: int) -> list[Question]:
     unique: dict[str, Question] = {}
     for question in map(tidy, found or parse_lines(text, limit)):
         key = question_key(question.text)
-        if any(character.isalnum() for character in key):
+        if any(character.isalnum() for character in key) and not _NOTHING.fullmatch(key):
             unique.setdefault(key, question)
     return list(unique.values())
 
@@ -60,11 +68,17 @@ def question_key(text: str) -> str:
 
 
 def _plain(response: str) -> str:
-    text = _WIDE.sub(" " * 8, response.replace("\u00a0", " ").replace("\r\n", "\n"))
-    text = _EMPTY_LINES.sub("\n\n", text)
+    text = response.replace("\u00a0", " ").replace("\r\n", "\n")
     text = _CHANNEL.sub("", _THOUGHT_END.sub("", _THOUGHT.sub("", text)))
-    text = _BREAK.sub("\n", _SPECIAL.sub("", text))
-    text = _EMPHASIS_TAG.sub(r"\2", text)
+    text = _without_emphasis_tags(_BREAK.sub("\n", _SPECIAL.sub("", text)))
+    text = _EMPTY_LINES.sub("\n\n", _WIDE.sub(" " * 8, text))
     if "\n" not in text.strip():
         text = _ESCAPED_BREAK.sub("\n", text)
     return _ROLE.sub("", text, count=1)
+
+
+def _without_emphasis_tags(text: str) -> str:
+    """Drop tags that are both opened and closed; a question may speak of one that is not."""
+    seen = {(tag[1], tag[2].lower()) for tag in _EMPHASIS_TAG.finditer(text)}
+    whole = {name for end, name in seen if not end and ("/", name) in seen}
+    return _EMPHASIS_TAG.sub(lambda tag: "" if tag[2].lower() in whole else tag[0], text)

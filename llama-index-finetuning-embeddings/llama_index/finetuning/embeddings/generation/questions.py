@@ -60,7 +60,7 @@ ANSWER_LABEL = re.compile(
 )
 NOTE_LABEL = re.compile(
     rf"[(\[]?(?:(?:{_NOTE_WORDS})\s*(?:\([^)]*\)\s*)?[:\uff1a]"
-    rf"|(?:{_NOTE_WORDS}|{_ANSWER_WORDS})(?: (?:of|for) [\w ]+)?[:\uff1a*_ ]*$)",
+    rf"|(?:{_NOTE_WORDS}|{_ANSWER_WORDS})(?: (?:of|for) [\w ]{{1,60}})?[:\uff1a*_ ]*$)",
     re.IGNORECASE,
 )
 
@@ -81,7 +81,8 @@ _BOLD_LABEL = re.compile(
     r"(?:\*\*|__)(?:[^*_?]{1,60}?[:\uff1a]\s*(?:\*\*|__)"
     r"|[^*_?]{1,60}(?:\*\*|__)\s*[:\uff1a])\s*(?=\S)"
 )
-_BOLD = re.compile(r"(\*\*\*|\*\*|___|__)(?=\S)(.+?)(?<=\S)\1")
+# Not past the next mark: each is looked at once, however many were never closed.
+_BOLD = re.compile(r"(\*\*\*|\*\*|___|__)(?=\S)((?:(?!\1).)+)(?<=\S)\1")
 _QUOTES = {'"': '"', "'": "'", "`": "`", "*": "*", "_": "_", "\u201c": "\u201d", "\u00ab": "\u00bb"}
 _QUOTES |= {"\u201e": "\u201c", "\u2018": "\u2019", "\u300c": "\u300d", "\u300e": "\u300f"}
 _STRAY = re.compile(rf"(?<=[{MARKS}])\s*[;,.|]+$")
@@ -92,7 +93,7 @@ _AFTER_MARK = re.compile(
       | [(\[-]*\s*(?:{_NOTE_WORDS.replace(" ", "[ ]")})\s*[:\uff1a].*
       | (?:this|the)\s(?:question|answer|correct[ ]answer)\b.*
       | [-\u2013\u2014]+\s.*
-      | [(\[][^()\[\]]*[)\]]\W*
+      | [(\[][^()\[\]]*[)\]]\W{{0,9}}
     )$""",
     re.IGNORECASE | re.DOTALL | re.VERBOSE,
 )

@@ -1,13 +1,18 @@
 """How long to wait before an LLM is asked again."""
 
 import asyncio
+import logging
 import random
 import time
 from collections.abc import Awaitable, Callable
 
-from llama_index.finetuning.embeddings.service_errors import told_wait
+from llama_index.finetuning.embeddings.service_errors import refuses_all, told_wait
+
+logger = logging.getLogger(__name__)
 
 _LONGEST_BACKOFF = 60.0
+_LONGEST_TOLD = 300.0
+_WORTH_A_LINE = 60.0
 
 
 class Pace:
@@ -44,8 +49,26 @@ class Pace:
         """Wait after the failed attempt of this number, counted from 1."""
         told = told_wait(error)
         if told is not None:
+            if told >= _WORTH_A_LINE and self._resume_at <= self._clock():
+                logger.warning("The service says to wait: going on in %.0f seconds.", told)
             self._resume_at = max(self._resume_at, self._clock() + told)
             await self.ready()
             return
         wait = min(self._first_wait * 2 ** (attempt - 1), _LONGEST_BACKOFF)
         await self._sleep(wait * self._random.uniform(1.0, 1.25))
+
+
+def dead_end(error: BaseException) -> str | None:
+    """Return what to do about an error after which no node can be asked for now, or None."""
+    if refuses_all(error):
+        return (
+            "The service would refuse all others too: check the key, the account's quota, the "
+            "model's name and the address."
+        )
+    told = told_wait(error)
+    if told is not None and told > _LONGEST_TOLD:
+        return (
+            f"The service says to wait {told / 3600:.1f} hours, and more than "
+            f"{_LONGEST_TOLD / 60:.0f} minutes are not waited for."
+        )
+    return None

@@ -1,6 +1,7 @@
 """One run: what the journal holds, the calls for the rest, and the dataset."""
 
 import asyncio
+import contextlib
 import itertools
 import json
 import logging
@@ -15,8 +16,13 @@ from llama_index.finetuning.embeddings.dataset import EmbeddingQAFinetuneDataset
 from llama_index.finetuning.embeddings.errors import GenerationError
 from llama_index.finetuning.embeddings.files import atomic_file
 from llama_index.finetuning.embeddings.generation.calls import Calls
-from llama_index.finetuning.embeddings.generation.journal import Entry, Journal
-from llama_index.finetuning.embeddings.generation.older import questions_of_file
+from llama_index.finetuning.embeddings.generation.journal import Entry, Journal, Key
+from llama_index.finetuning.embeddings.generation.older import (
+    holds_more,
+    questions_of,
+    read_older,
+    set_aside,
+)
 from llama_index.finetuning.embeddings.generation.options import Options, model_name, texts_of
 from llama_index.finetuning.embeddings.generation.results import (
     GenerationReport,
@@ -24,11 +30,15 @@ from llama_index.finetuning.embeddings.generation.results import (
     build_dataset,
     read_entry,
 )
-from llama_index.finetuning.embeddings.generation.retry import Pace
+from llama_index.finetuning.embeddings.generation.retry import Pace, dead_end
 from llama_index.finetuning.embeddings.redaction import safe_message
 from llama_index.finetuning.embeddings.service_errors import is_permanent
 
 logger = logging.getLogger(__name__)
+
+
+class _StoppedError(Exception):
+    """The run ends before this node is asked about again."""
 
 
 class Run:
@@ -48,18 +58,21 @@ class Run:
         self._options = options
         self._model = model_name(llm)
         self._texts, self._empty = texts_of(nodes)
-        asked = options.sample(list(self._texts))
+        asked = options.sample(self._texts)
         self._keys = {one: options.key_for(one, self._texts[one], self._model) for one in asked}
         self._outcomes: dict[str, Outcome] = {}
-        self._errors: dict[str, Exception] = {}
+        self._errors: dict[str, str] = {}
         self._made = self._reused = 0
-        self._stop = False
+        self._stop = asyncio.Event()
+        self._stopped_by = ""
+        self._older_is_kept = True
 
     async def run(self) -> tuple[EmbeddingQAFinetuneDataset, GenerationReport]:
         """Ask about every node that the journal has no answer for, and write the dataset.
 
         Raises:
-            GenerationError: No node has a question, or one failed and ``on_failure`` is "fail".
+            GenerationError: No node has a question, one failed and ``on_failure`` is "fail", or
+                the service refuses every request.
             DatasetFileError: At the output path is a file that is no dataset.
             OutputError: A file can't be written.
         """
@@ -70,17 +83,15 @@ class Run:
             if missing:
                 await self._ask_all(missing, journal)
         report = self.report()
-        if self._stop:
-            node_id, error = next(iter(self._errors.items()))
+        # Without a cause in the chain: a service's error can quote the key and the text.
+        if self._stopped_by:
             raise GenerationError(
-                f"Node {node_id!r} failed ({self._reason(error, node_id)}) and 'on_failure' is "
-                f"'fail'. The {len(self._outcomes):,} answers that "
+                f"{self._stopped_by} The {len(self._outcomes):,} answers that "
                 f"came are in {str(options.journal_path)!r}: call again to go on with the rest."
-            ) from error
+            )
         if not report.questions:
-            raise self._nothing_came(report) from next(iter(self._errors.values()), None)
-        dataset = build_dataset(self._texts, self._outcomes)
-        dataset.save_json(options.output_path)
+            raise self._nothing_came(report)
+        dataset = self._write()
         if options.answers_path is not None:
             self._save_answers()
         logger.info("%s: %s", options.output_path, report)
@@ -105,50 +116,61 @@ class Run:
             fewer=sum(0 < number < self._options.num_questions for number in numbers),
             questions=len(query_ids),
             filtered=dict(filtered),
-            errors={one: self._reason(error, one) for one, error in self._errors.items()},
+            errors=dict(self._errors),
         )
 
     def _take_over(self, journal: Journal) -> None:
         """Use the journal's answers, after the questions of an older file have joined them."""
-        wanted = set(self._keys.values())
-        entries, known = journal.read(wanted)
-        adopted = strangers = 0
-        for node_id, text, questions in questions_of_file(self._options.output_path, known):
+        found, known = journal.read(self._keys.values())
+        older = read_older(self._options.output_path)
+        for node_id, text, questions in questions_of(older, known) if older else ():
             key = self._options.key_for(node_id, text, self._model)
             journal.add(key, Entry(questions=questions))
-            adopted += key in wanted
-            strangers += key not in wanted
-            entries[key] = Entry(questions=questions)
-        if adopted or strangers:
-            logger.info(
-                "%s held questions of %d of these nodes, which are kept, and of %d others, which "
-                "are in the journal only.",
-                self._options.output_path,
-                adopted,
-                strangers,
-            )
+            found.append((key, Entry(questions=questions)))
+        answers: dict[Key, list[Entry]] = {}
+        for key, entry in found:
+            answers.setdefault(key, []).append(entry)
         for node_id, key in self._keys.items():
-            if key in entries:
-                self._finish(node_id, entries[key])
+            self._reuse(node_id, answers.pop(key, []))
+        # What is left was given for nodes that are not asked for now, perhaps the same ones under
+        # other ids. Each serves one node, so that equal texts get questions of their own.
+        spare: dict[tuple[str, str, str], list[list[Entry]]] = {}
+        for key, entries in answers.items():
+            spare.setdefault(key.asked, []).append(entries)
+        for node_id, key in self._keys.items():
+            while node_id not in self._outcomes and spare.get(key.asked):
+                self._reuse(node_id, spare[key.asked].pop(0))
         self._reused = len(self._outcomes)
+        if older is not None:
+            held = (
+                (question, self._texts[node_id])
+                for node_id, outcome in self._outcomes.items()
+                for _, question, _ in outcome.questions
+            )
+            self._older_is_kept = not holds_more(older, self._texts.values(), held)
+
+    def _reuse(self, node_id: str, entries: list[Entry]) -> None:
+        """Take the last answer with a usable question; a node that has none is asked again."""
+        for entry in reversed(entries):
+            outcome = self._read(node_id, entry)
+            if outcome.questions:
+                self._finish(node_id, outcome)
+                return
 
     async def _ask_all(self, missing: list[str], journal: Journal) -> None:
-        pace = Pace(self._options.retry_wait, seed=self._options.seed)
+        pace = Pace(self._options.retry_wait, seed=self._options.seed, sleep=self._rest)
         queue = iter(missing)
-        num_workers = min(self._options.num_workers, len(missing))
-        with (
-            Calls(self._llm, num_workers) as calls,
-            tqdm(
-                total=len(self._keys) + len(self._empty),
-                initial=self._reused + len(self._empty),
-                desc="Generating questions",
-                unit="node",
-                disable=not self._options.verbose,
-            ) as bar,
-        ):
+        calls = Calls(self._llm)
+        with tqdm(
+            total=len(self._keys) + len(self._empty),
+            initial=self._reused + len(self._empty),
+            desc="Generating questions",
+            unit="node",
+            disable=not self._options.verbose,
+        ) as bar:
             workers = [
                 asyncio.ensure_future(self._work(queue, calls, pace, journal, bar))
-                for _ in range(num_workers)
+                for _ in range(min(self._options.num_workers, len(missing)))
             ]
             try:
                 await asyncio.gather(*workers)
@@ -157,30 +179,53 @@ class Run:
                     worker.cancel()
 
     async def _work(
-        self, queue: Iterator[str], calls: Calls, pace: Pace, journal: Journal, bar: "tqdm[str]"
+        self,
+        queue: Iterator[str],
+        calls: Calls,
+        pace: Pace,
+        journal: Journal,
+        bar: "tqdm[str]",
     ) -> None:
-        for node_id in queue:
+        while not self._stop.is_set():
+            node_id = next(queue, None)
+            if node_id is None:
+                return
             try:
                 response = await self._ask(node_id, calls, pace)
+            except _StoppedError:
+                return
             except Exception as error:
-                self._errors[node_id] = error
-                self._stop |= self._options.on_failure == "fail"
+                self._fail(node_id, error)
             else:
                 journal.add(self._keys[node_id], Entry(response))
-                self._finish(node_id, Entry(response))
+                self._finish(node_id, self._read(node_id, Entry(response)))
                 if (len(self._outcomes) - self._reused) % self._options.save_every == 0:
                     self._save_progress()
             failed = len(self._errors) + len(self._outcomes) - self._made
             counts = {"made": self._made, "skipped": len(self._empty), "failed": failed}
             bar.set_postfix(counts, refresh=False)
             bar.update()
-            if self._stop:
-                return
+
+    def _fail(self, node_id: str, error: Exception) -> None:
+        self._errors[node_id] = self._reason(error, node_id)
+        why = dead_end(error)
+        if why is None and self._options.on_failure == "fail":
+            why = "'on_failure' is 'fail'."
+        if why is not None and not self._stop.is_set():
+            self._stopped_by = f"Node {node_id!r} failed ({self._errors[node_id]}). {why}"
+            self._stop.set()
+
+    async def _rest(self, seconds: float) -> None:
+        """Sleep, but not beyond the moment in which the run is to end."""
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._stop.wait(), seconds)
+        if self._stop.is_set():
+            raise _StoppedError
 
     async def _ask(self, node_id: str, calls: Calls, pace: Pace) -> str:
         """Return the answer; when no attempt is left, raise the last one's error."""
         options = self._options
-        prompt = options.template_for(node_id).format(
+        prompt = options.template_for(self._texts[node_id]).format(
             context_str=self._texts[node_id], num_questions_per_chunk=options.num_questions
         )
         for attempt in itertools.count(1):
@@ -199,7 +244,7 @@ class Run:
                     options.retry_limit,
                     self._reason(error, node_id),
                 )
-                if attempt == options.retry_limit or is_permanent(error) or self._stop:
+                if attempt == options.retry_limit or is_permanent(error) or dead_end(error):
                     raise
                 await pace.after(error, attempt)
         return response
@@ -207,20 +252,32 @@ class Run:
     def _reason(self, error: BaseException, node_id: str) -> str:
         return safe_message(error, owner=self._llm, texts=[self._texts[node_id]])
 
-    def _finish(self, node_id: str, entry: Entry) -> None:
-        outcome = read_entry(
+    def _read(self, node_id: str, entry: Entry) -> Outcome:
+        return read_entry(
             self._keys[node_id],
             entry,
             self._texts[node_id],
             limit=self._options.num_questions,
             filters=self._options.filters,
         )
+
+    def _finish(self, node_id: str, outcome: Outcome) -> None:
         self._outcomes[node_id] = outcome
         self._made += bool(outcome.questions)
 
     def _save_progress(self) -> None:
         if self._made:
-            build_dataset(self._texts, self._outcomes).save_json(self._options.output_path)
+            self._write()
+
+    def _write(self) -> EmbeddingQAFinetuneDataset:
+        path = self._options.output_path
+        if not self._older_is_kept:
+            place = set_aside(path)
+            self._older_is_kept = True
+            logger.warning("%s held what the new dataset does not hold; it is now %s.", path, place)
+        dataset = build_dataset(self._texts, self._outcomes)
+        dataset.save_json(path)
+        return dataset
 
     def _save_answers(self) -> None:
         assert self._options.answers_path is not None

@@ -15,20 +15,23 @@ from llama_index.finetuning.embeddings.generation.questions import (
 _OPENING = re.compile(
     r"(?:(?P<start>^[ \t]*(?:\w+\s*=)?)|[:=`])\s*(?=[\[{]\s*[\"'\u201c\[{\w])", re.M
 )
+# A string without its last quote reaches to the end: the answer was cut off inside it. What opens
+# a string or a word is looked for where neither can have begun before, so that a long answer is
+# gone through once.
 _TOKEN = re.compile(
     r"""
       (?P<bracket>[\[\]{}])
-    | "(?P<double>(?:[^"\\]|\\.)*)"
-    | '(?P<single>(?:[^'\\]|\\.|'(?=\w))*)'
-    | \u201c(?P<curly>[^\u201d]*)\u201d
-    | (?P<bare>[A-Za-z_]\w*)(?=\s*:)
+    | "(?P<double>(?:[^"\\]|\\.)*)(?:"|(?P<cut_double>\\?\Z))
+    | (?<!\w)'(?P<single>(?:[^'\\]|\\.|'(?=\w))*)(?:'|(?P<cut_single>\\?\Z))
+    | \u201c(?P<curly>[^\u201d]*)(?:\u201d|(?P<cut_curly>\Z))
+    | (?<!\w)(?P<bare>[A-Za-z_]\w*)(?=\s*:)
     """,
     re.VERBOSE | re.DOTALL,
 )
 _COLON = re.compile(r"\s*:")
 _TAG = re.compile(
-    r"<((?:question|query|q|li|text|answer)(?:[_-]?\d+)?)\b[^>]*>(.*?)</\1\s*>",
-    re.DOTALL | re.IGNORECASE,
+    r"<(?P<end>/?)(?P<name>(?:question|query|q|li|text|answer)(?:[_-]?\d+)?)\b[^<>]*>",
+    re.IGNORECASE,
 )
 _RULE_CELL = re.compile(r":?-{2,}:?")
 
@@ -52,10 +55,15 @@ def _from_json(response: str) -> list[Question]:
         # Inside a sentence a bracket is more likely a piece of code that a question speaks of.
         if opening["start"] is not None or (
             any(ASKS.search(pair.text) for pair in pairs)
-            and "?" not in response[position:].partition("\n")[0]
+            and "?" not in response[position : _line_end(response, position)]
         ):
             found += pairs
     return found
+
+
+def _line_end(text: str, position: int) -> int:
+    end = text.find("\n", position)
+    return len(text) if end < 0 else end
 
 
 def _value(response: str, start: int) -> tuple[list[tuple[str, bool]], int]:
@@ -67,6 +75,8 @@ def _value(response: str, start: int) -> tuple[list[tuple[str, bool]], int]:
             depth += 1 if token["bracket"] in "[{" else -1
             if depth <= 0:
                 return strings, token.end()
+        elif (token.lastgroup or "").startswith("cut"):
+            break
         elif token["bare"]:
             strings.append((token["bare"], True))
         else:
@@ -103,13 +113,33 @@ def _pairs(strings: list[tuple[str, bool]]) -> list[Question]:
 
 def _from_tags(response: str) -> list[Question]:
     found: list[Question] = []
-    for tag, content in _TAG.findall(response):
-        if not tag.lower().startswith("answer"):
-            # A tag around other tags or several lines is a container, not a question.
-            found += [Question(content)] if "<" not in content else _from_tags(content)
+    position = 0
+    for tag, end in _pairs_of_tags(response):
+        if tag.start() < position:
+            continue
+        content = response[tag.end() : end.start()]
+        if not tag["name"].lower().startswith("answer"):
+            # A tag around other tags is a container, not a question.
+            if response.find("<", tag.end()) < end.start():
+                continue
+            found.append(Question(content))
         elif found:
             found[-1] = Question(found[-1].text, content.strip())
+        position = end.end()
     return found
+
+
+def _pairs_of_tags(response: str) -> list[tuple[re.Match[str], re.Match[str]]]:
+    """Return each opening tag that has a closing one behind it, with the next such one."""
+    pairs: list[tuple[re.Match[str], re.Match[str]]] = []
+    ends: dict[str, re.Match[str]] = {}
+    for tag in reversed(list(_TAG.finditer(response))):
+        name = tag["name"].lower()
+        if tag["end"]:
+            ends[name] = tag
+        elif name in ends:
+            pairs.append((tag, ends[name]))
+    return pairs[::-1]
 
 
 def _from_table(response: str) -> list[Question]:
