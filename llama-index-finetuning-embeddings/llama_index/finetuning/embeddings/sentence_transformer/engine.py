@@ -502,7 +502,10 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
             if best.step == BASE_STEP:
                 logger.warning(_BASE_KEPT, base.metrics["ndcg@10"])
             report = report_from_results(
-                {"base": base, "finetuned": result}, self.val_dataset, seed=self.seed
+                {"base": base, "finetuned": result},
+                self.val_dataset,
+                seed=self.seed,
+                chosen_here=True,
             )
             logger.info("On the validation set:\n%s", report.to_markdown())
         facts = describe_run(
