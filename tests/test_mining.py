@@ -244,7 +244,7 @@ def test_cross_encoder_scores_stay_with_their_query():
 
     class Scorer:
         def predict(self, pairs):
-            table = {"pos": 5.0, "d90": 1.0, "d79": 2.0, "d70": 3.0}
+            table = {"pos": 5.0, "d90": 1.0, "d79": 3.0, "d70": 2.0}
             sign = {"query q1": 1, "query q2": -1}
             return np.array([sign[query] * table[document] for query, document in pairs])
 
@@ -254,11 +254,11 @@ def test_cross_encoder_scores_stay_with_their_query():
         relevant_docs={"q1": ["pos"], "q2": ["pos"]},
     )
     assert mined(dataset, cross_encoder=Scorer(), num_negatives=3) == {
-        "q1": ["d70", "d79", "d90"],
-        "q2": ["d90", "d79", "d70"],
+        "q1": ["d79", "d70", "d90"],
+        "q2": ["d90", "d70", "d79"],
     }
     margin = mined(dataset, cross_encoder=Scorer(), num_negatives=3, absolute_margin=2.5)
-    assert margin == {"q1": ["d79", "d90"]}  # of q2 all are above its positive's -5
+    assert margin == {"q1": ["d70", "d90"]}  # of q2 all are above its positive's -5
 
 
 @pytest.mark.parametrize("value", [[0.1, 0.2], np.nan])
