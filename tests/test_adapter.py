@@ -553,6 +553,7 @@ def test_the_best_step_on_the_validation_set_is_kept(output):
     card = (engine_path(output) / "README.md").read_text()
     assert engine.summary in card
     assert engine.report.to_markdown() in card
+    assert "chosen by these same queries" in card
     seen = {one["step"]: one["ndcg@10"] for one in manifest["training_log"] if "ndcg@10" in one}
     assert max(seen, key=seen.get) == metrics["best_step"]
     assert f"best of {max(seen)} steps: {metrics['best_step']}" in engine.summary

@@ -15,7 +15,11 @@ import pytest
 from fakes import tiny_dataset
 
 from llama_index.finetuning import embeddings
-from llama_index.finetuning.embeddings import EmbeddingQAFinetuneDataset
+from llama_index.finetuning.embeddings import (
+    EmbeddingQAFinetuneDataset,
+    OutputError,
+    RetrievalReport,
+)
 from llama_index.finetuning.embeddings.cli import main
 
 MODULE = [sys.executable, "-m", "llama_index.finetuning.embeddings.cli"]
@@ -790,6 +794,24 @@ def test_evaluate_one_model_with_bm25_and_a_page(run, data, tiny_bert_dir):
     assert f"| bm25 + {tiny_bert_dir} |" in outcome.out
     assert "MRR@10 difference" in outcome.out
     assert "<html" in Path("report.html").read_text(encoding="utf-8")
+
+
+def test_evaluate_looks_at_the_page_first_and_prints_before_it(
+    run, data, tiny_bert_dir, monkeypatch
+):
+    """A place that can't be written to costs nothing; where writing fails, the table is there."""
+    Path("folder").mkdir()
+    outcome = run("evaluate", "none", "--data", data, "--html", "folder")
+    assert (outcome.code, outcome.out) == (1, "")
+    assert "'--html' must be a file (got 'folder', which is a folder)" in outcome.err
+
+    def full(*_, **__):
+        raise OutputError("the disk is full")
+
+    monkeypatch.setattr(RetrievalReport, "save_html", full)
+    outcome = run("evaluate", tiny_bert_dir, "--data", data, "--html", "page.html")
+    assert (outcome.code, "the disk is full" in outcome.err) == (1, True)
+    assert "| System | nDCG@10 |" in outcome.out
 
 
 @pytest.mark.parametrize(

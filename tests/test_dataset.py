@@ -1,7 +1,9 @@
 """The dataset class: checks at construction, JSON files, fingerprint, consolidation."""
 
+import hashlib
 import json
 import logging
+import tracemalloc
 
 import pytest
 from fakes import tiny_dataset
@@ -152,6 +154,15 @@ def test_reader_rejects_what_json_rejects(tmp_path, monkeypatch, text, chunk):
         json_stream.read_json(path)
 
 
+def test_the_position_of_an_error_counts_from_the_start_of_the_file(tmp_path, monkeypatch):
+    """Also where the window has moved on: the third bracket, behind 25 characters."""
+    path = tmp_path / "broken.json"
+    path.write_text('{"a": "xxxxxxxxxxxxxxxx" ]', encoding="utf-8")
+    monkeypatch.setattr(json_stream, "_CHUNK", 3)
+    with pytest.raises(ValueError, match=r"\(character 25\)$"):
+        json_stream.read_json(path)
+
+
 def test_every_truncation_of_a_file_is_an_error(tmp_path):
     """A file cut off anywhere is a DatasetFileError and never a smaller dataset."""
     whole, cut = tmp_path / "whole.json", tmp_path / "cut.json"
@@ -231,6 +242,26 @@ def test_fingerprint_ignores_order_and_nothing_else(dataset):
     other = dataset.model_copy(deep=True)
     other.relevant_docs[qid].append("x")
     assert other.fingerprint() != dataset.fingerprint()
+    other = dataset.model_copy(update={"corpus": {**dataset.corpus, "another": "x"}})
+    assert other.fingerprint() != dataset.fingerprint()
+    other = dataset.model_copy(update={"hard_negatives": {"another": ["x"]}})
+    assert other.fingerprint() != dataset.fingerprint()
+    # Runs and checkpoints are recognised by it, so it is that of all versions.
+    payload = json.dumps(dataset.to_json_dict(), sort_keys=True).encode("ascii")
+    assert dataset.fingerprint() == hashlib.sha256(payload).hexdigest()
+
+
+def test_a_fingerprint_takes_little_memory():
+    """A tenth of the texts at most, though they are escaped."""
+    corpus = {f"d{i}": "大きさ" * 300 + str(i) for i in range(2000)}
+    dataset = EmbeddingQAFinetuneDataset(
+        queries={"q": "x"}, corpus=corpus, relevant_docs={"q": ["d0"]}
+    )
+    tracemalloc.start()
+    dataset.fingerprint()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < sum(map(len, corpus.values())) / 5
 
 
 def test_consolidate_makes_twins_of_positives_relevant():

@@ -57,6 +57,25 @@ def test_description_as_text_shows_shares():
     assert "documents cut             60.0%" in str(small_dataset().describe(max_seq_length=10))
 
 
+def test_description_counts_a_positive_once():
+    """One that is listed twice is one pair."""
+    dataset = small_dataset().model_copy(
+        update={"relevant_docs": {"q1": ["d1", "d1"], "q2": ["d1"], "q3": ["d4"]}}
+    )
+    found = dataset.describe()
+    assert (found.pairs, found.positives_per_query.max) == (3, 1)
+
+
+def test_a_tokenizer_without_a_limit_has_none(tiny_bert_dir):
+    """Such tokenizers say 10 to the power of 30."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(str(tiny_bert_dir))
+    tokenizer.model_max_length = int(1e30)
+    found = small_dataset().describe(tokenizer)
+    assert (found.max_seq_length, found.documents_cut) == (None, None)
+
+
 def test_description_with_a_model(tiny_bert_dir):
     """A model counts its own tokens, special ones too, and cuts at its own maximum."""
     from sentence_transformers import SentenceTransformer
@@ -131,9 +150,17 @@ def test_near_duplicates(other, same):
 
 
 def test_near_duplicates_at_a_lower_threshold():
-    """What is apart at 0.9 is together at 0.8."""
+    """What is apart at 0.9 is together at 0.8; what is just at the threshold is, too."""
     texts = [LONG, " ".join(WORDS[:54])]
     assert near_duplicate_clusters(texts, threshold=0.8).tolist() == [0, 0]
+    exact = duplicates_module._jaccard(*texts)
+    assert 0.8 < exact < 0.9
+    assert near_duplicate_clusters(texts, threshold=exact).tolist() == [0, 0]
+
+
+def test_case_is_that_of_any_script():
+    """The capital form of "ß" is "SS": texts in capitals are the same texts."""
+    assert near_duplicate_clusters(["Große Straße", "GROSSE STRASSE"]).tolist() == [0, 0]
 
 
 def test_near_duplicates_without_spaces():

@@ -70,6 +70,9 @@ def test_graded_relevance_takes_the_place_of_relevant_docs():
         ({}, "1 queries have no document above 0 in 'relevance': 'a'"),
         ({"a": {"d0": 0}}, "1 queries have no document above 0"),
         ({"a": {"d9": 1}}, r"not in the corpus: 'd9 \(of query a\)'"),
+        ({"a": ["d0"]}, "must map each query id to a mapping"),
+        ({"a": {"d0": float("inf")}}, "negative or not finite"),
+        ({"a": {"d0": "2"}}, "no number, negative"),
         ({"a": {"d0": 1, "d1": -1}}, r"negative or not finite: 'd1 \(of query a\): -1'"),
         ({"a": {"d0": float("nan")}}, "negative or not finite"),
     ],
@@ -123,6 +126,20 @@ def test_dot_product_is_an_option():
             [[1.0, 0.0]], documents, dataset, k_values=[1], similarity=similarity
         )
         assert result.metrics["hit_rate@1"] == expected
+
+
+def test_the_similarity_reaches_the_search_for_a_model():
+    """A model whose longer texts have longer vectors is searched differently by dot product."""
+
+    class LongVectors(HashEmbedding):
+        def vector(self, text):
+            return [number * len(text) for number in super().vector(text)]
+
+    found = [
+        evaluate_retrieval(LongVectors(), tiny_dataset(), similarity=one).scores.max()
+        for one in ("cosine", "dot")
+    ]
+    assert found[0] <= 1 < found[1]
 
 
 def test_a_model_is_evaluated_with_each_text_embedded_once():
@@ -197,13 +214,41 @@ def test_equals_sentence_transformers_where_definitions_agree(tiny_model_dir):
     assert len(theirs) == 16
 
 
-@pytest.mark.parametrize("k_values", [[], [0, 1]])
-def test_cut_offs_out_of_range_are_refused_before_embedding(k_values):
-    """No cut-off and one below 1 are named, and the model was not called."""
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        *(({"k_values": one}, "'k_values' must hold one") for one in ([], [0, 1], [10.0], 10)),
+        ({"similarity": "euclid"}, r"'similarity' must be in .* \(got 'euclid'\)"),
+    ],
+)
+def test_arguments_out_of_range_are_refused_before_embedding(options, message):
+    """What can't work is named, and the model was not called."""
     model = HashEmbedding()
-    with pytest.raises(ConfigurationError, match="'k_values' must hold one or more cut-offs"):
-        evaluate_retrieval(model, tiny_dataset(), k_values=k_values)
+    with pytest.raises(ConfigurationError, match=message):
+        evaluate_retrieval(model, tiny_dataset(), **options)
     assert model.query_calls == 0
+
+
+def test_cut_offs_may_be_an_array():
+    """NumPy's numbers are numbers, also beyond the usual depth of a ranking."""
+    dataset = tiny_dataset(n_documents=150, queries_per_document=1)
+    metrics = evaluate_retrieval(HashEmbedding(dim=2), dataset, k_values=np.array([1, 150])).metrics
+    assert metrics["recall@150"] == 1
+    assert metrics["recall@1"] < 1
+
+
+def test_queries_that_stand_in_the_corpus_are_counted(caplog):
+    """By their text, or behind a title under their own id; their own answer and strangers not."""
+    dataset = EmbeddingQAFinetuneDataset(
+        queries={"a": "amber bridge", "b": "candle", "c": "desert", "d": "ember"},
+        corpus={"x": "amber  bridge", "b": "Title candle", "c": "desert", "d": "ember forest"},
+        relevant_docs={"a": ["d"], "b": ["d"], "c": ["c"], "d": ["x"]},
+    )
+    evaluate_retrieval(HashEmbedding(), dataset)
+    assert "2 of 4 queries stand in the corpus themselves" in caplog.text
+    caplog.clear()
+    evaluate_retrieval(HashEmbedding(), tiny_dataset())
+    assert caplog.text == ""
 
 
 @pytest.mark.parametrize(("n_queries", "n_documents"), [(2, 12), (24, 3)])
@@ -217,9 +262,12 @@ def test_vectors_of_another_dataset_are_refused(n_queries, n_documents):
     ("indices", "message"),
     [
         ([[0]], r"one row for each of the dataset's 2 entries.* \(got 1 rows\)"),
+        ([0, 1], r"shape \(n_queries, depth\) \(got \(2,\)\)"),
         ([[], []], r"shape \(n_queries, depth\) \(got \(2, 0\)\)"),
         ([[0, 4], [0, 1]], r"below 4, or -1 \(got 0 to 4\)"),
         ([[0, -2], [0, 1]], r"below 4, or -1 \(got -2 to 1\)"),
+        ([[0], [1, 2]], "rows of equal length"),
+        ([[0.0], [1.0]], r"whole numbers \(got float64\)"),
         ([[-1, -1], [2, 2]], "once per query \\(the ranking of 'b' does not"),
     ],
 )
@@ -227,4 +275,4 @@ def test_rankings_that_do_not_fit_are_refused(indices, message):
     """Missing rows, rows that are no document and documents named twice would all mislead."""
     dataset = dataset_of({"a": ["d0"], "b": ["d1"]})
     with pytest.raises(ConfigurationError, match=message):
-        evaluate_rankings(np.array(indices, dtype=np.int64), dataset)
+        evaluate_rankings(indices, dataset)

@@ -1,6 +1,9 @@
 """Comparing systems: verdicts, worst queries, BM25, fusion and dimensions."""
 
+import dataclasses
+import json
 import sys
+import weakref
 
 import numpy as np
 import pytest
@@ -19,6 +22,7 @@ from llama_index.finetuning.embeddings.evaluation import (
     compare_results,
     evaluate_rankings,
     evaluate_retrieval,
+    systems,
 )
 from llama_index.finetuning.embeddings.evaluation.bm25 import bm25_rankings
 from llama_index.finetuning.embeddings.evaluation.fusion import reciprocal_rank_fusion
@@ -36,6 +40,13 @@ class Forgetful(HashEmbedding):
 
     def _get_query_embedding(self, query):
         return self.vector(" ".join(query.split()[:3]))
+
+
+class LongVectors(HashEmbedding):
+    """Gives vectors of other lengths than one: longer for longer texts."""
+
+    def vector(self, text):
+        return [number * len(text) for number in super().vector(text)]
 
 
 def results_of(dataset, **models):
@@ -106,6 +117,92 @@ def test_the_worst_hit_queries_come_with_their_documents():
     assert comparison.changes["new"].tolist() == [0, second.after - 1, -0.5, 0]
 
 
+def test_the_sentence_says_it_all():
+    """MRR 1 becomes (1 + 1/2 + 1/3 + 1) / 4; four clusters are too few for a verdict."""
+    dataset = tiny_dataset(n_documents=4, queries_per_document=1)
+    results = {"base": ranked(dataset, [1, 1, 1, 1]), "new": ranked(dataset, [1, 2, 3, 1])}
+    comparison = compare_results(results, dataset, metric="mrr@10")
+    one = comparison.differences["new"]["mrr@10"]
+    assert comparison.sentence("new") == (
+        "No measurable change from base to new: MRR@10 1.000 → 0.708 (-0.292, 95 % interval "
+        f"{one.low:+.3f} to {one.high:+.3f}, p = {one.p_value:.3f}); 0 of 4 queries won, 2 lost, "
+        "2 tied. There are only 4 independent groups of queries, too few to tell: at least 6 are "
+        "needed."
+    )
+
+
+def test_one_cluster_is_compared_without_an_interval():
+    """All queries share a document: numbers, but no ends; in JSON they are null."""
+    dataset = tiny_dataset(n_documents=1, queries_per_document=4)
+    dataset.corpus["other"] = "other"
+    results = {"base": ranked(dataset, [1] * 4), "new": ranked(dataset, [2] * 4)}
+    comparison = compare_results(results, dataset, metric="mrr@10")
+    assert "MRR@10 1.000 → 0.500 (-0.500, p = 1.000); 0 of 4" in comparison.sentence("new")
+    plain = json.loads(json.dumps(comparison.to_dict(), allow_nan=False))
+    assert plain["differences"]["new"]["mrr@10"]["low"] is None
+    assert plain["systems"]["base"]["mrr@10"]["high"] is None
+
+
+def test_rounding_is_no_change():
+    """What differs by less than the tolerance is tied, in the counts and everywhere else."""
+    dataset = tiny_dataset()
+    base = ranked(dataset, [2] * 24)
+    noisy = {name: values - 1e-15 for name, values in base.per_query.items()}
+    results = {"base": base, "new": dataclasses.replace(base, per_query=noisy)}
+    comparison = compare_results(results, dataset)
+    assert comparison.differences["new"]["ndcg@10"].tied == 24
+    assert not comparison.changes["new"].any()
+    assert comparison.worst["new"] == []
+
+
+def test_the_worst_are_five_with_all_that_was_wanted():
+    """Of eight queries that got worse five are shown, each with both of its documents."""
+    single = tiny_dataset(n_documents=8, queries_per_document=1)
+    relevant_docs = {qid: [*found, "d0", "d1"][:2] for qid, found in single.relevant_docs.items()}
+    relevant_docs["q0-0"] = ["d0", "d1"]
+    dataset = single.model_copy(update={"relevant_docs": relevant_docs})
+    results = {"base": ranked(dataset, [1] * 8), "new": ranked(dataset, [4] * 8)}
+    worst = compare_results(results, dataset).worst["new"]
+    assert len(worst) == 5
+    assert all(sorted(one.relevant) == sorted(relevant_docs[one.query_id]) for one in worst)
+
+
+def test_a_query_that_retrieves_nothing_lists_nothing():
+    """-1 is no document, not the last one."""
+    dataset = tiny_dataset(n_documents=2, queries_per_document=1)
+    results = {
+        "base": evaluate_rankings([[0, 1], [1, 0]], dataset),
+        "new": evaluate_rankings([[0, 1], [-1, -1]], dataset),
+    }
+    (one,) = compare_results(results, dataset).worst["new"]
+    assert (one.query_id, one.top_after) == ("q1-0", [])
+
+
+def test_metrics_that_a_result_lacks_are_left_out():
+    """With cut-offs 1 and 10 beside 10 alone, 10 is compared."""
+    dataset = tiny_dataset()
+    rows = np.tile(np.arange(12), (24, 1))
+    results = {
+        "base": evaluate_rankings(rows, dataset, k_values=(1, 10)),
+        "new": evaluate_rankings(rows, dataset, k_values=(10,)),
+    }
+    found = compare_results(results, dataset).estimates["base"]
+    assert set(found) == set(results["new"].metrics) != set(results["base"].metrics)
+
+
+def test_copies_of_a_query_in_its_cluster_change_no_interval():
+    """Twice the queries of 20 documents, ranked alike, tell no more than once."""
+    ranks = np.random.default_rng(0).integers(1, 6, (2, 20))
+    found = []
+    for copies in (1, 2):
+        dataset = tiny_dataset(n_documents=20, queries_per_document=copies)
+        base, new = (ranked(dataset, np.repeat(one, copies).tolist()) for one in ranks)
+        one = compare_results({"base": base, "new": new}, dataset).differences["new"]["ndcg@10"]
+        found.append((one.low, one.high))
+    assert found[0] == pytest.approx(found[1])
+    assert found[0][0] < found[0][1]
+
+
 def test_queries_are_clustered_by_document_or_by_group():
     """24 queries on 12 documents are 12 clusters; groups by hand take their place."""
     dataset = tiny_dataset()
@@ -115,7 +212,10 @@ def test_queries_are_clustered_by_document_or_by_group():
     by_group = compare_results(results, dataset, groups=groups)
     assert (by_document.n_clusters, by_document.verdict("new")) == (12, "better")
     assert (by_group.n_clusters, by_group.verdict("new")) == (2, "no measurable change")
-    assert "too few to tell" in by_group.sentence("new")
+    for n_groups in (2, 5, 6):
+        groups = {qid: str(i % n_groups) for i, qid in enumerate(dataset.queries)}
+        sentence = compare_results(results, dataset, groups=groups).sentence("new")
+        assert ("too few to tell" in sentence) == (n_groups < 6)
     with pytest.raises(DatasetError, match="1 queries have no group: 'q0-0'"):
         compare_results(
             results, dataset, groups={qid: "one" for qid in dataset.queries if qid != "q0-0"}
@@ -155,6 +255,10 @@ def test_results_that_do_not_fit_are_refused():
         compare_results({}, dataset)
     with pytest.raises(ConfigurationError, match="'base' belongs to other queries"):
         compare_results(results, tiny_dataset(n_documents=3))
+    for corpus in (dict(reversed(dataset.corpus.items())), {**dataset.corpus, "more": "text"}):
+        other = dataset.model_copy(update={"corpus": corpus})
+        with pytest.raises(ConfigurationError, match="'base' belongs to other documents"):
+            compare_results(results, other)
     with pytest.raises(ConfigurationError, match=r"'metric' must be in .* \(got 'ndcg@7'\)"):
         compare_results(results, dataset, metric="ndcg@7")
 
@@ -212,6 +316,16 @@ def test_bm25_prefers_rare_shared_words_and_retrieves_nothing_unrelated():
     assert scores[3, 0] == scores[3, 1] > 0 == scores[3, 2]
 
 
+def test_bm25_cut_within_a_tie_keeps_the_corpus_order():
+    """Of three documents that match alike, the first two are kept."""
+    dataset = EmbeddingQAFinetuneDataset(
+        queries={"a": "the"},
+        corpus={"x": "the dog", "y": "the cat", "z": "the end"},
+        relevant_docs={"a": ["x"]},
+    )
+    assert bm25_rankings(dataset, 2)[0].tolist() == [[0, 1]]
+
+
 def test_bm25_of_a_corpus_without_words_retrieves_nothing():
     """Punctuation alone has no vocabulary."""
     dataset = EmbeddingQAFinetuneDataset(
@@ -240,12 +354,50 @@ def test_bm25_is_fused_with_the_best_model():
     assert results["bm25"].metrics["ndcg@10"] > results["bad"].metrics["ndcg@10"]
 
 
+def test_the_model_to_fuse_is_chosen_by_the_metric(monkeypatch):
+    """One finds half of the documents first and the others never, one finds all at rank 2."""
+    dataset = tiny_dataset(n_documents=20, queries_per_document=1)
+    found = iter([ranked(dataset, [1, 12] * 10), ranked(dataset, [2] * 20)] * 2)
+    monkeypatch.setattr(systems, "evaluate_vectors", lambda *_, **__: next(found))
+    models = {"first": HashEmbedding(), "second": HashEmbedding()}
+    for metric, best in (("hit_rate@1", "first"), ("ndcg@10", "second")):
+        results, _ = evaluate_systems(models, dataset, OPTIONS, metric=metric, bm25=True)
+        assert f"bm25 + {best}" in results
+
+
+def test_vectors_are_let_go_once_they_are_used():
+    """The comparison holds no vectors that no other model needs."""
+    model = HashEmbedding()
+    vectors = systems._Vectors([model], tiny_dataset(), OPTIONS)
+    held = weakref.ref(vectors.of(model, "text"))
+    assert held() is None
+
+
+def test_judgements_and_similarity_reach_every_system():
+    """BM25 and the fusion are scored by the same judgements, models by the similarity."""
+    dataset = tiny_dataset()
+    relevance = {qid: {"d0": 1.0} for qid in dataset.queries}
+    found = {}
+    for similarity in ("cosine", "dot"):
+        options = EvaluationOptions((1, 10), similarity=similarity, relevance=relevance)
+        found[similarity], _ = evaluate_systems(
+            {"m": LongVectors()}, dataset, options, metric="ndcg@10", bm25=True
+        )
+    for name, result in found["cosine"].items():
+        scored = evaluate_rankings(
+            result.indices, dataset, k_values=OPTIONS.k_values, relevance=relevance
+        )
+        assert result.metrics == scored.metrics, name
+    assert found["cosine"]["m"].scores.tolist() != found["dot"]["m"].scores.tolist()
+
+
 @pytest.mark.parametrize(
     ("models", "options", "message"),
     [
         ({}, {}, "'models' must hold at least one embedding model"),
         ({"base": "local"}, {}, r"'models' must map names .* \(got str for 'base'\)"),
-        ({"base": HashEmbedding()}, {"dims": [0]}, r"'dims' must hold sizes .* \(got \(0,\)\)"),
+        ({"base": HashEmbedding()}, {"dims": [0]}, r"'dims' must hold .* \(got \[0\]\)"),
+        ({"base": HashEmbedding()}, {"dims": [8.0]}, r"'dims' must hold .* \(got \[8\.0\]\)"),
         ({"bm25": HashEmbedding()}, {"bm25": True}, "must not use names that start with 'bm25'"),
     ],
 )

@@ -1,5 +1,7 @@
 """Bootstrap intervals and sign-flip p-values against what theory says."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -7,6 +9,7 @@ from llama_index.finetuning.embeddings.evaluation.significance import (
     Difference,
     difference,
     estimate,
+    interval,
     resampled_means,
     sign_flip_p_values,
 )
@@ -35,11 +38,42 @@ def test_no_difference_has_p_value_1():
 def test_interval_has_the_width_of_the_normal_approximation():
     """For 400 independent values the interval is mean ± 1.96 standard errors, within 5 %."""
     values = np.random.default_rng(0).random((400, 1))
-    found = estimate(resampled_means(values, np.arange(400), seed=0)[:, 0], float(values.mean()))
+    means = resampled_means(values, np.arange(400), seed=0)[:, 0]
+    found = estimate(means, float(values.mean()), 400)
     error = 1.96 * values.std() / np.sqrt(400)
     assert found.value == values.mean()
     assert found.high - found.value == pytest.approx(error, rel=0.05)
     assert found.value - found.low == pytest.approx(error, rel=0.05)
+
+
+def test_few_clusters_widen_the_interval():
+    """Six clusters: sqrt(6 / 5) times 2.571, Student's quantile with 5 degrees, over 1.960."""
+    resampled = np.linspace(1, 3, 10_001)  # 95 % of them lie within 2 ± 0.95
+    half = 0.95 * math.sqrt(6 / 5) * 2.5706 / 1.95996
+    assert interval(resampled, 2.0, 6) == pytest.approx((2 - half, 2 + half), rel=1e-3)
+
+
+@pytest.mark.parametrize("n_clusters", [3, 6, 20])
+def test_intervals_of_few_clusters_hold_the_truth(n_clusters):
+    """About 95 of 100 intervals hold the true mean 0; without widening, 74 do for three."""
+    values = np.random.default_rng(0).standard_normal((n_clusters, 400))
+    means = resampled_means(values, np.arange(n_clusters), seed=0)
+    ends = [interval(means[:, i], float(values[:, i].mean()), n_clusters) for i in range(400)]
+    assert 0.91 < np.mean([low <= 0 <= high for low, high in ends]) < 0.98
+
+
+def test_an_interval_of_a_metric_stays_between_0_and_1():
+    """Widening does not leave what a metric can be."""
+    found = estimate(np.array([0.0, 1.0]), 0.5, 2)
+    assert (found.low, found.high) == (0, 1)
+
+
+def test_one_cluster_has_no_interval():
+    """Nothing tells how far a single observation is off: no ends, and no verdict."""
+    found = estimate(np.full(10, 0.5), 0.5, 1)
+    assert np.isnan([found.low, found.high]).all()
+    change = difference(np.array([0.5, 0.5]), np.full(10, 0.5), 0.001, 1)
+    assert (change.ends_text, change.verdict) == ("", "no measurable change")
 
 
 def test_clusters_widen_the_interval():
@@ -81,12 +115,32 @@ def test_many_clusters_are_resampled_in_blocks(monkeypatch):
     means = resampled_means(np.arange(20.0)[:, None], np.arange(20), seed=0)
     assert means.shape == (10_000, 1)
     assert means.mean() == pytest.approx(9.5, abs=0.1)
+    assert means[:350].tolist() != means[350:700].tolist()  # a block has 350 rows
+
+
+def test_blocks_of_sign_patterns_add_up(monkeypatch):
+    """The p-value of 400 clusters, which take two blocks, is that of one block."""
+    name = "llama_index.finetuning.embeddings.evaluation.significance._WEIGHTS_PER_BLOCK"
+    changes = np.random.default_rng(0).standard_normal((400, 1))
+    found = sign_flip_p_values(changes, np.arange(400), seed=0)[0]
+    monkeypatch.setattr(name, 1 << 30)
+    assert sign_flip_p_values(changes, np.arange(400), seed=0)[0] == found
+    assert 0.05 < found < 1
+
+
+def test_rounding_does_not_hide_the_true_pattern():
+    """Of seven clusters that all gain, two of 128 patterns are as far from 0, whatever the sums."""
+    rng = np.random.default_rng(0)
+    for _ in range(60):
+        changes = np.abs(rng.standard_normal((7, 1)))
+        p_value = sign_flip_p_values(changes, np.arange(7), seed=0)[0]
+        assert p_value == pytest.approx(2 / 128, abs=0.006)
 
 
 def test_wins_losses_and_ties_are_counted():
     """Rounding noise is a tie."""
-    found = difference(np.array([0.5, -0.1, 0.0, 1e-16]), np.zeros(10), 0.5)
-    assert (found.won, found.lost, found.tied, found.value) == (1, 1, 2, pytest.approx(0.1))
+    found = difference(np.array([0.5, -0.1, 0.0, 1e-16, -1e-16]), np.zeros(10), 0.5, 5)
+    assert (found.won, found.lost, found.tied, found.value) == (1, 1, 3, pytest.approx(0.08))
 
 
 @pytest.mark.parametrize(
@@ -96,6 +150,8 @@ def test_wins_losses_and_ties_are_counted():
         (-0.05, -0.01, 0.01, "worse"),
         (-0.01, 0.05, 0.01, "no measurable change"),
         (0.01, 0.05, 0.06, "no measurable change"),
+        (0.0, 0.05, 0.01, "no measurable change"),
+        (-0.05, 0.0, 0.01, "no measurable change"),
     ],
 )
 def test_a_verdict_needs_both_the_p_value_and_the_interval(low, high, p_value, verdict):
@@ -120,5 +176,5 @@ def test_luck_is_seldom_called_a_change():
     changes = shared + 0.3 * rng.standard_normal((60, 200))
     p_values = sign_flip_p_values(changes, clusters, seed=0)
     samples = resampled_means(changes, clusters, seed=0)
-    found = [difference(changes[:, i], samples[:, i], p_values[i]).verdict for i in range(200)]
+    found = [difference(changes[:, i], samples[:, i], p_values[i], 30).verdict for i in range(200)]
     assert 0.01 < 1 - found.count("no measurable change") / 200 < 0.09

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -15,7 +16,9 @@ from llama_index.finetuning.embeddings import (
     DatasetError,
     DatasetFileError,
     EmbeddingQAFinetuneDataset,
+    beir_relevance,
 )
+from llama_index.finetuning.embeddings.evaluation import evaluate_rankings
 
 ROUND_TRIP = settings(max_examples=50, deadline=None)
 
@@ -71,6 +74,9 @@ def test_a_positive_is_no_negative_of_the_same_query():
         ([("q", 5 * ["a"], [3])], r"1 rows"),
         ([("q", "a"), ("q", float("nan"))], r"1 rows .* rows '2'"),
         ([("q", "a", 7)], r"1 rows .* rows '1'"),
+        ([("q", {"text": "a"})], r"1 rows .* rows '1'"),
+        ([{"query": "q", "positive": "a"}], r"A pair must be .* as pair 1\)"),
+        ([1], r"A pair must be .* \(got 1 as pair 1\)"),
         (["qa"], r"A pair must be .* \(got 'qa' as pair 1\)"),
         ([("q", "a"), ("q",)], r"\(got \('q',\) as pair 2\)"),
         ([], "no queries"),
@@ -86,6 +92,9 @@ def test_faulty_corpus():
     """A distractor is a text, too."""
     with pytest.raises(DatasetError, match="'corpus' must hold texts"):
         EmbeddingQAFinetuneDataset.from_pairs([("q", "a")], corpus=["b", ""])
+    for corpus, kind in (("text", "str"), ({"id": "text"}, "dict")):
+        with pytest.raises(DatasetError, match=rf"'corpus' must be a list .* \(got {kind}\)"):
+            EmbeddingQAFinetuneDataset.from_pairs([("q", "a")], corpus=corpus)
 
 
 # --- BEIR
@@ -158,6 +167,57 @@ def test_beir_splits(tmp_path):
         EmbeddingQAFinetuneDataset.from_beir(folder)
     with pytest.raises(ConfigurationError, match=r"\(got 'dev'\)"):
         EmbeddingQAFinetuneDataset.from_beir(folder, "dev")
+
+
+def test_beir_with_byte_order_marks(tmp_path):
+    """Editors on Windows write them, before the lines and before the table."""
+    folder = beir_folder(tmp_path)
+    expected = EmbeddingQAFinetuneDataset.from_beir(folder)
+    for name in ("queries.jsonl", "corpus.jsonl", "qrels/test.tsv"):
+        (folder / name).write_text((folder / name).read_text("utf-8"), "utf-8-sig")
+    assert EmbeddingQAFinetuneDataset.from_beir(folder) == expected
+
+
+def test_beir_grades_are_for_the_evaluation(tmp_path, caplog):
+    """A dataset keeps no grades and says so; read apart, they are what `relevance` takes."""
+    table = "1\ta\t1\n1\tb\t3\n2\ta\t0\n2\tb\t-1\n"
+    folder = beir_folder(tmp_path, qrels={"test": table, "train": "2\ta\t1\n1\tb\t-1\n"})
+    dataset = EmbeddingQAFinetuneDataset.from_beir(folder, "test")
+    assert "1 judgements have a grade above 1" in caplog.text
+    relevance = beir_relevance(folder, "test")
+    assert relevance == {"1": {"a": 1, "b": 3}}
+    found = evaluate_rankings([[0, 1]], dataset, relevance=relevance).metrics["ndcg@10"]
+    assert found == pytest.approx((1 + 3 / math.log2(3)) / (3 + 1 / math.log2(3)))
+    caplog.clear()
+    EmbeddingQAFinetuneDataset.from_beir(folder, "train")
+    assert caplog.text == ""
+    assert beir_relevance(folder, "train") == {"2": {"a": 1}}
+
+
+def test_beir_splits_of_one_corpus_share_a_folder(tmp_path):
+    """A second split joins the first, each reads back whole, and one of them can be replaced."""
+    dataset = tiny_dataset()
+    parts = dataset.train_test_split(by="query")
+    train, test = (part.model_copy(update={"corpus": dataset.corpus}) for part in parts)
+    for split, part in (("train", train), ("test", train), ("test", test)):
+        part.to_beir(tmp_path / "beir", split)
+    assert EmbeddingQAFinetuneDataset.from_beir(tmp_path / "beir", "train") == train
+    assert EmbeddingQAFinetuneDataset.from_beir(tmp_path / "beir", "test") == test
+
+
+@pytest.mark.parametrize("field", ["queries", "corpus"])
+def test_beir_splits_that_do_not_fit_together(tmp_path, field):
+    """Another corpus, or another text of a query, is refused and changes nothing."""
+    dataset = tiny_dataset()
+    dataset.to_beir(tmp_path / "beir", "train")
+    other = dataset.model_copy(deep=True)
+    name = next(iter(getattr(other, field)))
+    getattr(other, field)[name] += " more"
+    with pytest.raises(DatasetError, match="holds other splits"):
+        other.to_beir(tmp_path / "beir", "test")
+    assert EmbeddingQAFinetuneDataset.from_beir(tmp_path / "beir") == dataset
+    other.to_beir(tmp_path / "beir", "train")  # the only one there is
+    assert EmbeddingQAFinetuneDataset.from_beir(tmp_path / "beir") == other
 
 
 @pytest.mark.parametrize(
@@ -274,6 +334,7 @@ def test_hf_columns_are_given():
             r"'negative_columns' must be in \('query', 'pos'\) \(got 'n'\)",
         ),
         ([], {}, DatasetError, "no rows"),
+        ("name", {}, ConfigurationError, r"list of dictionaries \(got a row 'n' of str\)"),
         ({"train": [], "test": []}, {}, ConfigurationError, r"several tables \(train, test\)"),
         (
             {"corpus": [], "queries": [], "qrels": []},
@@ -300,6 +361,39 @@ def test_hf_columns_of_all_rows():
     rows = [{"query": "q", "positive": "a"}, {"query": "r", "positive": "b", "negative": "c"}]
     dataset = EmbeddingQAFinetuneDataset.from_hf_dataset(rows)
     assert by_text(dataset) == {"q": (["a"], []), "r": (["b"], ["c"])}
+
+
+def test_hf_columns_that_look_like_known_ones():
+    """A number is no negative, and of two names for the positive the usual one comes first."""
+    rows = [{"query": "q", "answer": "x", "positive": "a", "negative_score": 0.5}]
+    assert by_text(EmbeddingQAFinetuneDataset.from_hf_dataset(rows)) == {"q": (["a"], [])}
+
+
+def test_hf_columns_of_mappings():
+    """The context of HotpotQA or SQuAD is no list of texts, and its keys are none."""
+    rows = [{"question": "q", "context": {"title": ["A"], "sentences": [["s"]]}}]
+    with pytest.raises(DatasetError, match=r"1 rows .* rows '1'"):
+        EmbeddingQAFinetuneDataset.from_hf_dataset(rows)
+
+
+def test_hf_streams_and_data_frames():
+    """Both are read as the rows that they hold."""
+    import pandas
+    from datasets import Dataset
+
+    rows = [{"query": "q", "positive": "a"}, {"query": "r", "positive": "b"}]
+    expected = EmbeddingQAFinetuneDataset.from_hf_dataset(rows)
+    for data in (Dataset.from_list(rows).to_iterable_dataset(), pandas.DataFrame(rows)):
+        assert EmbeddingQAFinetuneDataset.from_hf_dataset(data) == expected
+
+
+@pytest.mark.parametrize("score", [None, "x", float("nan")])
+def test_hf_scores_that_are_no_numbers(score):
+    """They are named with their row."""
+    tables = hf_tables()
+    tables["qrels"].append({"query-id": "1", "corpus-id": "e", "score": score})
+    with pytest.raises(DatasetError, match=r"'score' must be a number .* in row 2 of 'qrels'"):
+        EmbeddingQAFinetuneDataset.from_hf_dataset(tables)
 
 
 def hf_tables(query="q", title="T", text="a"):
@@ -376,14 +470,14 @@ def test_argilla_labels(caplog):
     suggested = {"question_name": "relevant", "value": "no"}
     records = [
         record("q", "a", answered("yes"), answered("yes"), answered("no")),
-        record("q", "b", answered("no"), suggestion={**suggested, "value": "yes"}),
+        record("q", "b", answered("no"), suggestion={**suggested, "value": "yes"}, negative="f"),
         record("q", "c", answered("yes"), answered("no")),  # a tie
         record("q", "d", answered("yes", "draft"), suggestion=suggested),
         record("q", "e", Answer("other", "yes")),  # nothing to go by
         record("r", "a", answered("no")),  # no relevant document in the end
     ]
     dataset = EmbeddingQAFinetuneDataset.from_argilla(records, label_question="relevant")
-    assert by_text(dataset) == {"q": (["a"], ["b", "d"])}
+    assert by_text(dataset) == {"q": (["a"], ["b", "f", "d"])}
     assert "Left out 2 records without one label to go by, and 1 queries" in caplog.text
 
 
@@ -392,6 +486,11 @@ def test_argilla_labels_of_other_values():
     records = [record("q", "a", answered(4)), record("q", "b", answered(1))]
     dataset = EmbeddingQAFinetuneDataset.from_argilla(
         records, label_question="relevant", relevant_labels=(4, 5)
+    )
+    assert by_text(dataset) == {"q": (["a"], ["b"])}
+    labels = [record("q", "a", answered("very good")), record("q", "b", answered("good"))]
+    dataset = EmbeddingQAFinetuneDataset.from_argilla(
+        labels, label_question="relevant", relevant_labels="very good"
     )
     assert by_text(dataset) == {"q": (["a"], ["b"])}
     with pytest.raises(DatasetError, match=r"must be in \('yes',\) \(got \{'4': 1, '1': 1\}\)"):

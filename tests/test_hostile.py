@@ -43,6 +43,7 @@ TARGETS = (
     "two-layer adapter",
     "retired adapter",
     "full model",
+    "record",
 )
 
 

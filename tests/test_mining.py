@@ -20,6 +20,7 @@ from llama_index.finetuning.embeddings import (
 )
 from llama_index.finetuning.embeddings.duplicates import text_key
 from llama_index.finetuning.embeddings.mining import mine_hard_negatives, ranking
+from llama_index.finetuning.embeddings.mining.rule import Rule
 
 # The cosine of each document with the query; the positive's is 0.8.
 SCORES = {"pos": 0.8, "d90": 0.9, "d79": 0.79, "d70": 0.7, "d50": 0.5, "d10": 0.1, "dm20": -0.2}
@@ -70,6 +71,37 @@ def mined(dataset=None, **options):
 def test_limits(options, expected):
     """Each limit on scores that can be seen."""
     assert mined(**options) == {"q": expected}
+
+
+@pytest.mark.parametrize(
+    ("limits", "expected"),
+    [
+        ({"max_score": 0.5}, [1, 2]),
+        ({"min_score": 0.5}, [0, 1]),
+        ({"absolute_margin": 0.25}, [1, 2]),
+    ],
+)
+def test_limits_are_inclusive(limits, expected):
+    """Scores 0.75, 0.5 and 0.25 under a positive of 0.75: what is on the limit stays."""
+    values = (
+        dict.fromkeys(("absolute_margin", "relative_margin", "max_score", "min_score"), None)
+        | limits
+    )
+    rule = Rule(num_negatives=3, range_min=0, range_max=3, sampling_strategy="top", **values)
+    scores = np.array([0.75, 0.5, 0.25], dtype=np.float32)
+    assert rule.chosen(scores, 0.75, np.random.default_rng(0)).tolist() == expected
+
+
+def test_the_query_itself_is_no_negative():
+    """Neither by its text, nor behind a title under its own id, as in ArguAna."""
+    dataset = EmbeddingQAFinetuneDataset(
+        queries={"q1": "query one", "q2": "query two"},
+        corpus={"x": " query  one", "q2": "Title query two", "a": "pos", "b": "d90", "c": "d50"},
+        relevant_docs={"q1": ["a"], "q2": ["a"]},
+    )
+    assert mined(dataset, num_negatives=3) == {"q1": ["q2", "b", "c"], "q2": ["x", "b", "c"]}
+    own = dataset.model_copy(update={"relevant_docs": {"q1": ["x"], "q2": ["a"]}})
+    assert mined(own, num_negatives=1, absolute_margin=0.05) == {"q1": ["b"], "q2": ["c"]}
 
 
 def test_margins_count_from_the_lowest_positive():
@@ -207,6 +239,28 @@ def test_cross_encoder_decides_order_and_limits():
     assert mined(cross_encoder=scorer, num_negatives=2, range_max=3) == {"q": ["d90", "d70"]}
 
 
+def test_cross_encoder_scores_stay_with_their_query():
+    """Two queries at once: the second one's candidates are not judged by its predecessor's."""
+
+    class Scorer:
+        def predict(self, pairs):
+            table = {"pos": 5.0, "d90": 1.0, "d79": 3.0, "d70": 2.0}
+            sign = {"query q1": 1, "query q2": -1}
+            return np.array([sign[query] * table[document] for query, document in pairs])
+
+    dataset = EmbeddingQAFinetuneDataset(
+        queries={"q1": "query q1", "q2": "query q2"},
+        corpus={docid: docid for docid in ("pos", "d90", "d79", "d70")},
+        relevant_docs={"q1": ["pos"], "q2": ["pos"]},
+    )
+    assert mined(dataset, cross_encoder=Scorer(), num_negatives=3) == {
+        "q1": ["d79", "d70", "d90"],
+        "q2": ["d90", "d70", "d79"],
+    }
+    margin = mined(dataset, cross_encoder=Scorer(), num_negatives=3, absolute_margin=2.5)
+    assert margin == {"q1": ["d70", "d90"]}  # of q2 all are above its positive's -5
+
+
 @pytest.mark.parametrize("value", [[0.1, 0.2], np.nan])
 def test_unusable_cross_encoder(value):
     """Several numbers per pair, or none, is an error that says so."""
@@ -233,6 +287,7 @@ def test_too_few_negatives_are_logged(caplog):
         ({"range_min": 3, "range_max": 6}, r"'num_negatives' = 7 \(got 6\)"),
         ({"sampling_strategy": "best"}, r"'sampling_strategy' must be in .* \(got 'best'\)"),
         ({"min_score": 0.5, "max_score": 0.4}, r"'min_score' must be at most .* \(got 0\.5\)"),
+        ({"cross_encoder": "name"}, r"'cross_encoder' must have a method .* \(got 'name'\)"),
     ],
 )
 def test_arguments_that_can_not_work(options, message):
@@ -257,6 +312,8 @@ def test_faiss_finds_the_same():
     dataset = tiny_dataset(n_documents=40)
     found = mine_hard_negatives(dataset, HashEmbedding(), relative_margin=0.05, use_faiss=True)
     assert found == mine_hard_negatives(dataset, HashEmbedding(), relative_margin=0.05)
+    # Vectors of length 3, under a limit on the cosine.
+    assert mined(use_faiss=True, max_score=0.6) == {"q": ["d50", "d10", "dm20"]}
 
 
 def test_missing_faiss_is_named_before_the_encoding(monkeypatch):

@@ -18,9 +18,21 @@ from llama_index.finetuning.embeddings import (
     MissingExtraError,
     ModelFolderError,
 )
-from llama_index.finetuning.embeddings.evaluation import evaluate_retrieval
-from llama_index.finetuning.embeddings.report import compare_retrieval, report_from_results
-from llama_index.finetuning.embeddings.report.tables import Table, in_bytes
+from llama_index.finetuning.embeddings.evaluation import (
+    Comparison,
+    Difference,
+    DimensionResult,
+    Estimate,
+    evaluate_retrieval,
+)
+from llama_index.finetuning.embeddings.report import compare_retrieval, plots, report_from_results
+from llama_index.finetuning.embeddings.report.tables import (
+    Table,
+    differences_table,
+    dimensions_table,
+    in_bytes,
+    metrics_table,
+)
 
 HOSTILE = "<script>alert('x')</script> & \"quoted\""
 LOG = {
@@ -90,6 +102,28 @@ def test_nothing_heavy_is_imported_before_it_is_needed():
     assert done.stdout.strip() == "set()"
 
 
+def test_a_report_says_that_its_queries_chose_what_it_compares(tmp_path):
+    """In words, in JSON, on the page, in the card and in the notebook; otherwise nowhere."""
+    dataset = tiny_dataset()
+    results = {
+        "base": evaluate_retrieval(HashEmbedding(), dataset),
+        "other": evaluate_retrieval(Forgetful(), dataset),
+    }
+    for chosen in (True, False):
+        report = report_from_results(results, dataset, chosen_here=chosen)
+        report.save_html(tmp_path / "page.html")
+        shown = (
+            report.summary(),
+            report.to_markdown(),
+            report._repr_html_(),
+            (tmp_path / "page.html").read_text(encoding="utf-8"),
+        )
+        assert [text.count("was chosen by these same queries") for text in shown] == [chosen] * 4
+        assert report.to_dict()["chosen_here"] is chosen
+    alone = report_from_results({"base": results["base"]}, dataset, chosen_here=True)
+    assert alone.note == ""
+
+
 def test_compare_retrieval_equals_its_parts():
     """The same numbers come from results that were computed before."""
     dataset = tiny_dataset()
@@ -128,16 +162,35 @@ def test_options_of_compare_retrieval_reach_their_place(tmp_path, capsys):
 
 
 def test_arguments_are_checked_before_any_model_is_called():
-    """An unknown metric, no cut-off and a missing group are refused first."""
+    """What is unknown, missing or of another type is refused first."""
     model = HashEmbedding()
     for error, options in (
         (ConfigurationError, {"metric": "ndcg@7"}),
         (ConfigurationError, {"k_values": []}),
         (DatasetError, {"groups": {}}),
+        (ConfigurationError, {"similarity": "euclid"}),
+        (ConfigurationError, {"general_dataset": "general.json"}),
     ):
         with pytest.raises(error):
             compare_retrieval({"base": model}, tiny_dataset(), **options)
     assert model.query_calls == 0
+
+
+def test_the_general_dataset_is_measured_alike_by_its_own_judgements():
+    """The metric and the seed hold there too; ``relevance`` does not, though ids are the same."""
+    dataset, general, model = tiny_dataset(), tiny_dataset(n_documents=6), HashEmbedding()
+    report = compare_retrieval(
+        {"base": model},
+        dataset,
+        metric="mrr@2",
+        k_values=[2],
+        relevance={qid: {"d0": 1.0} for qid in dataset.queries},
+        general_dataset=general,
+        seed=7,
+    )
+    assert (report.general.metric, report.general.seed) == ("mrr@2", 7)
+    expected = evaluate_retrieval(model, general, k_values=[2]).metrics["mrr@2"]
+    assert report.general.estimates["base"]["mrr@2"].value == expected
 
 
 def test_json_holds_everything(full_report):
@@ -188,6 +241,40 @@ def test_markdown_has_sentences_and_tables_but_no_text_of_the_dataset(full_repor
             assert re.fullmatch(r"\| base( \| \d\.\d{3})+ \|", line)
 
 
+def test_tables_hold_what_their_headers_say():
+    """Each table of a small comparison, as it is written."""
+    estimates = {
+        name: {"ndcg@10": Estimate(value, 0.1, 0.9)} for name, value in (("a", 0.5), ("b", 0.75))
+    }
+    comparison = Comparison(
+        metric="ndcg@10",
+        n_queries=6,
+        n_documents=1000,
+        n_clusters=6,
+        estimates=estimates,
+        differences={"b": {"ndcg@10": Difference(0.25, 0.125, 0.375, 0.03, 3, 1, 2)}},
+        changes={},
+        worst={},
+        seed=0,
+    )
+    assert metrics_table(comparison, ["ndcg@10"]).to_markdown() == (
+        "| System | nDCG@10 |\n| --- | ---: |\n| a | 0.500 |\n| b | 0.750 |"
+    )
+    assert differences_table(comparison).to_markdown().splitlines() == [
+        "| Against a | Verdict | nDCG@10 difference | 95 % interval | p-value "
+        "| Queries won / lost / tied |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+        "| b | ▲ better | +0.250 | +0.125 to +0.375 | 0.030 | 3 / 1 / 2 |",
+    ]
+    dimensions = [DimensionResult(8, {"a": 0.25}), DimensionResult(16, {"a": 0.5, "b": 0.75})]
+    assert dimensions_table(comparison, dimensions).to_markdown().splitlines() == [
+        "| Dimensions | a, nDCG@10 | b, nDCG@10 | Index of these 1,000 | Index of 1,000,000 |",
+        "| --- | ---: | ---: | ---: | ---: |",
+        "| 8 | 0.250 | - | 32 kB | 32 MB |",
+        "| 16 | 0.500 | 0.750 | 64 kB | 64 MB |",
+    ]
+
+
 def test_a_table_escapes_what_it_holds():
     """Pipes and line breaks can't leave a Markdown cell, nor tags an HTML one."""
     table = Table(["System", "x"], [["a|b\nc", "<i>"]])
@@ -200,7 +287,15 @@ def test_a_table_escapes_what_it_holds():
 
 @pytest.mark.parametrize(
     ("size", "text"),
-    [(0, "0 B"), (999, "999 B"), (1_536_000_000, "1.54 GB"), (2e12, "2 TB"), (51_200, "51.2 kB")],
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (999_936, "1 MB"),
+        (999_499, "999 kB"),
+        (1_536_000_000, "1.54 GB"),
+        (2e12, "2 TB"),
+        (51_200, "51.2 kB"),
+    ],
 )
 def test_bytes_are_written_with_three_digits(size, text):
     """Decimal units, as memory is sold and billed."""
@@ -220,6 +315,8 @@ def test_notebooks_show_verdicts_and_tables(full_report):
     """The rich display is escaped HTML."""
     html = full_report._repr_html_()
     assert html.count("<table>") == 4
+    general = html.partition("On the general dataset:")[2]
+    assert "a | &lt;b&gt;: worse" in general
     assert "a | &lt;b&gt;: worse" in html
     assert "<b>:" not in html
 
@@ -241,9 +338,42 @@ def test_bars_show_the_means_and_the_histogram_the_changed_queries(full_report, 
     """Widths of bars are means; heights of the histogram add up to won and lost."""
     bars = [patch.get_width() for patch in pictures["metrics"].axes[0].patches]
     assert full_report.comparison.estimates["bm25"]["ndcg@10"].value in bars
+    mean = full_report.comparison.estimates["base"]["ndcg@10"]
+    segment = pictures["metrics"].axes[0].collections[0].get_segments()[0]
+    assert segment[:, 0].tolist() == pytest.approx([mean.low, mean.high])
     heights = [patch.get_height() for patch in pictures["queries"].axes[0].patches]
     one = full_report.comparison.differences["a | <b>"]["ndcg@10"]
     assert sum(heights) == one.won + one.lost
+
+
+@pytest.mark.parametrize("name", ["_base", "a $x_$ b", "$5 or $6"])
+def test_names_are_drawn_as_they_are(one_system, name):
+    """An underscore in front hides no name from a legend, and dollars are no formula."""
+    comparison = one_system.comparison
+    estimates = {name: comparison.estimates["only"], "other": comparison.estimates["only"]}
+    report = dataclasses.replace(
+        one_system,
+        comparison=dataclasses.replace(
+            comparison,
+            estimates=estimates,
+            changes={name: np.array([0.5])},
+            differences={name: {"ndcg@10": Difference(0.5, 0.5, 0.5, 0.5, 1, 0, 0)}},
+        ),
+        dimensions=[DimensionResult(8, {name: 0.5, "other": 0.5})],
+    )
+    figures = report.plot()
+    for legend in (figures["metrics"].legends[0], figures["dimensions"].axes[0].get_legend()):
+        assert [text.get_text() for text in legend.get_texts()] == [name, "other"]
+    for figure in figures.values():
+        assert name in plots.to_svg(figure, "x", "x")
+
+
+def test_a_picture_of_one_group_of_queries_has_no_interval():
+    """Bars are drawn all the same, with their values beside them."""
+    dataset = tiny_dataset(n_documents=1)
+    report = report_from_results({"a": evaluate_retrieval(HashEmbedding(), dataset)}, dataset)
+    axes = report.plot()["metrics"].axes[0]
+    assert np.isfinite([text.get_position() for text in axes.texts]).all()
 
 
 def test_curves_show_their_points(pictures):
@@ -362,6 +492,33 @@ def test_the_curve_is_read_from_a_model_folder_or_its_file(one_system, tmp_path)
     assert one_system.training is None
     with pytest.raises(ModelFolderError, match="no record of a finetuning run"):
         one_system.with_training(tmp_path / "elsewhere")
+
+
+def test_only_the_metric_itself_is_read(one_system):
+    """A value whose name goes on behind the metric's is another one."""
+    log = {"training_log": [{"step": 5, "eval_ndcg@100": 0.1, "ndcg@10_std": 0.2}]}
+    assert one_system.with_training(log).training.metric == []
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        {"metrics": None},
+        {"metrics": []},
+        {"metrics": {"before": None}},
+        {"training_log": None},
+        {"training_log": 5},
+        {"training_log": [None]},
+        {"training_log": ["step"]},
+        {"training_log": [{"step": None, "loss": 1}]},
+        {"training_log": [{"step": 1, "loss": "x"}]},
+        {"training_log": [{"step": float("inf"), "loss": 1}]},
+    ],
+)
+def test_a_damaged_record_is_named(one_system, damaged):
+    """Whatever is wrong with it, the error is the library's own."""
+    with pytest.raises(ModelFolderError, match="record of the finetuning run is damaged"):
+        one_system.with_training(damaged)
 
 
 def test_a_run_without_a_log_has_no_curve(one_system):

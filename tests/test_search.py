@@ -56,6 +56,19 @@ def test_equal_documents_tie_wherever_they_stand(block_rows, monkeypatch):
     assert scores.tolist() == expected_scores.tolist()
 
 
+@pytest.mark.parametrize("block_rows", [64, 4000])
+def test_near_ties_are_told_apart_as_in_double_precision(block_rows):
+    """Documents that differ in the fifth digit: single precision alone would order them wrongly."""
+    rng = np.random.default_rng(0)
+    base = rng.standard_normal(384)
+    documents = (base + 1e-5 * rng.standard_normal((3000, 384))).astype(np.float32)
+    queries = (base + rng.standard_normal((16, 384))).astype(np.float32)
+    scores, indices = top_k(queries, documents, 20, block_rows=block_rows)
+    expected_scores, expected = brute_force(queries, documents, 20, "cosine")
+    assert indices.tolist() == expected.tolist()
+    assert scores.tolist() == expected_scores.tolist()
+
+
 def test_rescoring_in_pieces_changes_nothing(monkeypatch):
     """Candidates that are scored a few at a time get the same scores."""
     rng = np.random.default_rng(1)

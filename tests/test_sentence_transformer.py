@@ -84,6 +84,7 @@ def test_finetuning_improves_retrieval_and_says_so(engine):
     assert run.evaluator.evaluate(run.model).metrics == pytest.approx(metrics["after"])
     card = (Path(run.model_output_path) / "README.md").read_text()
     assert run.report.to_markdown() in card
+    assert "chosen by these same queries" in card
     assert (Path(run.model_output_path) / "report.html").is_file()
 
 

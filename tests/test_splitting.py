@@ -99,6 +99,13 @@ def test_sizes():
     assert len(dataset.train_test_split(0.999)[1].queries) == 23
 
 
+@pytest.mark.parametrize(("per_document", "wanted", "got"), [(3, 5, 6), (2, 3, 2)])
+def test_the_nearer_size_is_taken(per_document, wanted, got):
+    """Of components of three, 5 is nearer to 6 than to 3; of two, 3 is as near to 2 as to 4."""
+    dataset = tiny_dataset(n_documents=3, queries_per_document=per_document)
+    assert len(dataset.train_test_split(wanted)[1].queries) == got
+
+
 def test_seeds_differ():
     """Another seed gives another test part."""
     dataset = tiny_dataset(n_documents=24, queries_per_document=1)

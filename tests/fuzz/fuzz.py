@@ -37,11 +37,23 @@ from llama_index.finetuning.embeddings import (
     load_finetuned_model,
 )
 from llama_index.finetuning.embeddings.generation.journal import Entry, Journal, Key
+from llama_index.finetuning.embeddings.report.training import training_curve
 
 DIM = 4
 SECONDS = 20  # for one case: a hang is a failure
 # What no reader has a reason to do.
 FORBIDDEN = ("os.exec", "os.fork", "os.posix_spawn", "os.system", "socket.connect", "subprocess.")
+
+
+# What a run writes down of its course.
+RECORD = {
+    "training_log": [
+        {"step": 10, "loss": 2.5},
+        {"step": 20, "eval_cosine_ndcg@10": 0.75},
+        {"train_runtime": 3.0},
+    ],
+    "metrics": {"before": {"ndcg@10": 0.5}},
+}
 
 
 class Target(NamedTuple):
@@ -93,6 +105,7 @@ def targets(folder: Path) -> list[Target]:
     TwoLayerNN(DIM, 3, DIM, add_residual=True).save(folder / "two-layers")
     retired(folder / "retired")
     full_model(folder / "full")
+    (folder / "finetuning.json").write_text(json.dumps(RECORD))
     return [
         Target("dataset", files_of(folder / "dataset.json"), read_dataset),
         Target("beir", files_of(folder / "beir"), read_beir),
@@ -101,6 +114,7 @@ def targets(folder: Path) -> list[Target]:
         Target("two-layer adapter", files_of(folder / "two-layers"), read_adapter),
         Target("retired adapter", files_of(folder / "retired"), read_adapter),
         Target("full model", files_of(folder / "full"), read_full_model),
+        Target("record", files_of(folder / "finetuning.json"), read_record),
     ]
 
 
@@ -185,6 +199,14 @@ def read_adapter(folder: Path) -> None:
 def read_full_model(folder: Path) -> None:
     """Load a full model."""
     load_finetuned_model(folder, device="cpu")
+
+
+def read_record(folder: Path) -> None:
+    """Read the course of a run; its points are numbers."""
+    curve = training_curve(folder / "finetuning.json", "ndcg@10")
+    for step, value in curve.loss + curve.metric:
+        assert isinstance(step, int), step
+        assert isinstance(value, float), value
 
 
 def mutated(data: bytes, rng: random.Random) -> bytes:

@@ -50,6 +50,9 @@ if TYPE_CHECKING:
         RetrievalResult,
         evaluate_retrieval,
     )
+    from llama_index.finetuning.embeddings.formats import (
+        beir_relevance,
+    )
     from llama_index.finetuning.embeddings.generation import (
         DEFAULT_QA_GENERATE_PROMPT_TMPL,
         GenerationReport,
@@ -114,6 +117,7 @@ _HOMES = {
         "RetrievalResult",
         "evaluate_retrieval",
     ),
+    "formats": ("beir_relevance",),
     "generation": (
         "DEFAULT_QA_GENERATE_PROMPT_TMPL",
         "GenerationReport",
@@ -164,6 +168,7 @@ __all__ = [  # noqa: RUF022 (plain alphabetical order)
     "TrainingError",
     "TwoLayerNN",
     "agenerate_qa_embedding_pairs",
+    "beir_relevance",
     "compare_retrieval",
     "evaluate_retrieval",
     "generate_qa_embedding_pairs",

@@ -196,8 +196,10 @@ class EmbeddingQAFinetuneDataset(BaseModel):
 
     def fingerprint(self) -> str:
         """Return a SHA-256 over the contents, the same for equal datasets in any order."""
-        payload = json.dumps(dict(self._fields()), sort_keys=True, ensure_ascii=True)
-        return hashlib.sha256(payload.encode("ascii")).hexdigest()
+        digest = hashlib.sha256()
+        for piece in json.JSONEncoder(sort_keys=True).iterencode(dict(self._fields())):
+            digest.update(piece.encode("ascii"))
+        return digest.hexdigest()
 
     def save_json(self, path: str | os.PathLike[str]) -> None:
         """Write the dataset as UTF-8 JSON; a file that stands there is replaced whole or not.
@@ -238,7 +240,8 @@ class EmbeddingQAFinetuneDataset(BaseModel):
 
         Titles are put before their texts. Documents with a grade above 0 are relevant, best
         first; those with 0 or less were judged and become hard negatives. Queries that the split
-        does not judge are left out.
+        does not judge are left out. Grades above 1 count in an evaluation only as its
+        ``relevance``; `beir_relevance` reads them.
 
         Args:
             folder: The folder.
@@ -255,12 +258,14 @@ class EmbeddingQAFinetuneDataset(BaseModel):
         """Write a BEIR folder, which ``from_beir`` reads back; hard negatives have grade 0.
 
         Args:
-            folder: The folder; the files of a dataset that stands there are replaced.
-            split: The name of the file in ``qrels``.
+            folder: The folder. Where it has other splits already, this one is added to them.
+            split: The name of the file in ``qrels``; replaced if it is there.
 
         Raises:
             ConfigurationError: ``split`` can't be the name of a file.
-            DatasetError: An id holds the character NUL.
+            DatasetError: An id holds the character NUL, or the folder has other splits, whose
+                corpus is not the same or whose queries have other texts.
+            DatasetFileError: The folder's corpus or queries can't be read.
             OutputError: The folder can't be written.
         """
         beir.write_beir(folder, split, self.queries, self.corpus, self._judgements())
@@ -274,7 +279,7 @@ class EmbeddingQAFinetuneDataset(BaseModel):
         positive_column: str | None = None,
         negative_columns: str | Sequence[str] | None = None,
     ) -> Self:
-        """Make a dataset of a Hugging Face ``Dataset`` (or of a list of dictionaries).
+        """Make a dataset of a Hugging Face ``Dataset``, a data frame or a list of dictionaries.
 
         Columns hold a text or a list of texts. Those that are not given are found by their names:
         anchor, query or question; positive, pos, context, document, passage or answer; negative,

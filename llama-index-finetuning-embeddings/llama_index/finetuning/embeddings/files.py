@@ -79,12 +79,13 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
         _exchange(temporary, target)
 
 
-def check_writable(path: str | os.PathLike[str], *, name: str) -> None:
-    """Make sure, before any work, that a folder can be created or replaced at ``path``.
+def check_writable(path: str | os.PathLike[str], *, name: str, folder: bool = True) -> None:
+    """Make sure, before any work, that an output can be created or replaced at ``path``.
 
     Args:
-        path: The folder to be.
+        path: The folder or file to be.
         name: The argument that gave it, for the message.
+        folder: Whether it is a folder; else a file.
 
     Raises:
         OutputError: It can't; nothing was changed.
@@ -92,12 +93,13 @@ def check_writable(path: str | os.PathLike[str], *, name: str) -> None:
     target = _place(path)
     parent = target
     try:
-        if target.exists() and not target.is_dir():
+        if target.exists() and target.is_dir() != folder:
+            wanted, found = ("folder", "file") if folder else ("file", "folder")
             raise OutputError(
-                f"'{name}' must be a folder (got {str(path)!r}, which is a file). "
-                "Give another path or move the file away."
+                f"'{name}' must be a {wanted} (got {str(path)!r}, which is a {found}). "
+                f"Give another path or move the {found} away."
             )
-        parent = next(folder for folder in target.parents if folder.exists())
+        parent = next(one for one in target.parents if one.exists())
         with tempfile.NamedTemporaryFile(dir=parent, prefix=".write-test-"):
             pass
     except OutputError:

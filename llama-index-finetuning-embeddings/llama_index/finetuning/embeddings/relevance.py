@@ -7,7 +7,7 @@ is relevant to a query is never its negative, under whatever id it stands in the
 from collections import defaultdict
 
 from llama_index.finetuning.embeddings.dataset import EmbeddingQAFinetuneDataset
-from llama_index.finetuning.embeddings.duplicates import text_key, text_keys
+from llama_index.finetuning.embeddings.duplicates import text_key
 
 
 class RelevanceIndex:
@@ -22,13 +22,23 @@ class RelevanceIndex:
     """
 
     def __init__(self, dataset: EmbeddingQAFinetuneDataset) -> None:
-        self.key_of: dict[str, int] = text_keys(dataset.corpus)
-        self.n_keys = len(set(self.key_of.values()))
+        keys: dict[str, int] = {}
+        self.key_of: dict[str, int] = {
+            docid: keys.setdefault(text_key(text), len(keys))
+            for docid, text in dataset.corpus.items()
+        }
+        self.n_keys = len(keys)
         self._text_of = {qid: text_key(text) for qid, text in dataset.queries.items()}
         relevant: defaultdict[str, set[int]] = defaultdict(set)
         for qid, text in self._text_of.items():
             relevant[text].update(self.key_of[docid] for docid in dataset.relevant_docs[qid])
         self._relevant = {text: frozenset(found) for text, found in relevant.items()}
+        own = {qid: {keys[text]} for qid, text in self._text_of.items() if text in keys}
+        for qid, text in self._text_of.items():
+            # A title may stand before the text of the document that has the query's own id.
+            if text_key(dataset.corpus.get(qid, "")).endswith(text):
+                own.setdefault(qid, set()).add(self.key_of[qid])
+        self._own = {qid: frozenset(found) for qid, found in own.items()}
 
     def first_ids(self) -> list[str]:
         """Return, for every key, the first document of the corpus that has it."""
@@ -40,6 +50,10 @@ class RelevanceIndex:
     def relevant_keys(self, query_id: str) -> frozenset[int]:
         """Return the keys of all documents that are relevant to a query."""
         return self._relevant[self._text_of[query_id]]
+
+    def own_keys(self, query_id: str) -> frozenset[int]:
+        """Return the keys of the documents that are the query itself, as in ArguAna."""
+        return self._own.get(query_id, frozenset())
 
     def is_relevant(self, query_id: str, document_id: str) -> bool:
         """Tell whether a document, or one of the same text, is relevant to a query."""

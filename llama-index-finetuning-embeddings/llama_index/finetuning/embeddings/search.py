@@ -147,6 +147,14 @@ def _rescored(
     return scores
 
 
+def check_similarity(similarity: str) -> None:
+    """Raise ConfigurationError unless a similarity is known."""
+    if similarity not in get_args(Similarity):
+        raise ConfigurationError(
+            f"'similarity' must be in {get_args(Similarity)} (got {similarity!r})."
+        )
+
+
 def _matrix(values: ArrayLike, name: str) -> NDArray[Any]:
     matrix = np.asanyarray(values)
     if matrix.ndim != 2 or matrix.dtype.kind not in "fiu":
@@ -171,7 +179,4 @@ def _check(
         raise ConfigurationError(f"'k' must be at least 1 (got {k}).")
     if block_rows < 1:
         raise ConfigurationError(f"'block_rows' must be at least 1 (got {block_rows}).")
-    if similarity not in get_args(Similarity):
-        raise ConfigurationError(
-            f"'similarity' must be in {get_args(Similarity)} (got {similarity!r})."
-        )
+    check_similarity(similarity)

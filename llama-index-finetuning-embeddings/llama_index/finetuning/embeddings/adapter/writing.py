@@ -67,7 +67,9 @@ def write_outcome(
     )
     report = None
     if options.val_dataset is not None:
-        report = report_from_results(outcome.results, options.val_dataset, seed=options.seed)
+        report = report_from_results(
+            outcome.results, options.val_dataset, seed=options.seed, chosen_here=True
+        )
         report = report.with_training(manifest)
     with atomic_folder(path) as folder:
         save_adapter(

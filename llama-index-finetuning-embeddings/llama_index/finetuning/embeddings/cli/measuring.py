@@ -38,7 +38,10 @@ def evaluate(
     prefixes = sizes(dims, "--dims")
     with work():
         from llama_index.finetuning.embeddings.cli import inputs
+        from llama_index.finetuning.embeddings.files import check_writable
 
+        if html is not None:
+            check_writable(html, name="--html", folder=False)
         dataset = inputs.read_dataset(data)
         general_dataset = None if general is None else inputs.read_dataset(general)
         from llama_index.finetuning.embeddings import compare_retrieval
@@ -54,6 +57,7 @@ def evaluate(
             show_progress=True,
             seed=seed,
         )
-        if html is not None:
-            report.save_html(html)
     show(report.to_markdown(), report.to_dict(), as_json=as_json)
+    if html is not None:
+        with work():
+            report.save_html(html)

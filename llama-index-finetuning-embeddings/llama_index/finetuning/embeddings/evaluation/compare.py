@@ -1,5 +1,6 @@
 """Set the results of several systems side by side, with what is known about their differences."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from llama_index.finetuning.embeddings.evaluation.judgements import Judgements, 
 from llama_index.finetuning.embeddings.evaluation.metrics import label
 from llama_index.finetuning.embeddings.evaluation.significance import (
     MIN_CLUSTERS,
+    TIE,
     Difference,
     Estimate,
     Verdict,
@@ -70,7 +72,8 @@ class Comparison:
         n_clusters: Groups of queries that count as independent of one another.
         estimates: System to metric to mean with interval; the reference is the first system.
         differences: System to metric to difference from the reference; without the reference.
-        changes: System to the difference of the main metric per query, shape (n_queries,).
+        changes: System to the difference of the main metric per query, shape (n_queries,); what
+            is rounding is 0.
         worst: System to the queries that it answers worst compared with the reference.
         seed: What both resamplings were seeded with.
     """
@@ -111,15 +114,16 @@ class Comparison:
             if self.n_clusters < MIN_CLUSTERS
             else ""
         )
+        ends = seen.ends_text and f"95 % interval {seen.ends_text}, "
         return (
             f"{verdict}: {label(self.metric)} {before:.3f} → {after:.3f} ({seen.value:+.3f}, "
-            f"95 % interval {seen.low:+.3f} to {seen.high:+.3f}, p {seen.p_text}); "
+            f"{ends}p {seen.p_text}); "
             f"{seen.won:,} of {self.n_queries:,} queries won, {seen.lost:,} lost, "
             f"{seen.tied:,} tied.{few}"
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return everything as plain Python objects that ``json.dumps`` takes."""
+        """Return everything as plain Python objects that ``json.dumps`` takes; NaN is None."""
         return {
             "reference": self.reference,
             "metric": self.metric,
@@ -128,11 +132,11 @@ class Comparison:
             "n_clusters": self.n_clusters,
             "seed": self.seed,
             "systems": {
-                name: {metric: asdict(one) for metric, one in estimates.items()}
+                name: {metric: _plain(one) for metric, one in estimates.items()}
                 for name, estimates in self.estimates.items()
             },
             "differences": {
-                name: {metric: asdict(one) for metric, one in found.items()}
+                name: {metric: _plain(one) for metric, one in found.items()}
                 for name, found in self.differences.items()
             },
             "verdicts": {name: self.verdict(name) for name in self.differences},
@@ -152,7 +156,8 @@ def compare_results(
     """Compare results on one dataset with the first of them, query by query.
 
     Queries that share a relevant document, directly or through other queries, form a cluster;
-    intervals come from a bootstrap and p-values from a sign-flip test over clusters.
+    intervals come from a bootstrap and p-values from a sign-flip test over clusters. Where these
+    are few the intervals are widened; where there is one, there is none.
 
     Args:
         results: System name to result, the reference first.
@@ -163,13 +168,15 @@ def compare_results(
         seed: Seeds both resamplings.
 
     Raises:
-        ConfigurationError: There is no result, one lacks ``metric`` or belongs to other queries.
+        ConfigurationError: There is no result, one lacks ``metric`` or belongs to other queries
+            or documents.
         DatasetError: ``groups`` or ``relevance`` does not fit the dataset.
     """
     _check_results(results, dataset, metric)
     check_groups(dataset, groups)
     judgements = Judgements(dataset, relevance)
     clusters = judgements.clusters() if groups is None else _labels(dataset, groups)
+    n_clusters = int(clusters.max()) + 1
     metrics = [
         name
         for name in next(iter(results.values())).per_query
@@ -184,7 +191,7 @@ def compare_results(
     reference, *others = results
     estimates = {
         system: {
-            name: estimate(samples[i, :, j], float(values[i, :, j].mean()))
+            name: estimate(samples[i, :, j], float(values[i, :, j].mean()), n_clusters)
             for j, name in enumerate(metrics)
         }
         for i, system in enumerate(results)
@@ -194,57 +201,63 @@ def compare_results(
         change, resampled = values[i] - values[0], samples[i] - samples[0]
         p_values = sign_flip_p_values(change, clusters, seed=seed)
         differences[system] = {
-            name: difference(change[:, j], resampled[:, j], float(p_values[j]))
+            name: difference(change[:, j], resampled[:, j], float(p_values[j]), n_clusters)
             for j, name in enumerate(metrics)
         }
-    changes = {
-        system: results[system].per_query[metric] - results[reference].per_query[metric]
-        for system in others
-    }
+    changes = {}
+    for system in others:
+        change = results[system].per_query[metric] - results[reference].per_query[metric]
+        changes[system] = np.where(np.abs(change) > TIE, change, 0.0)
     return Comparison(
         metric=metric,
         n_queries=len(dataset.queries),
         n_documents=len(dataset.corpus),
-        n_clusters=int(clusters.max()) + 1,
+        n_clusters=n_clusters,
         estimates=estimates,
         differences=differences,
         changes=changes,
         worst={
-            system: _worst(dataset, judgements, results[reference], results[system], metric)
-            for system in others
+            system: [
+                _changed(dataset, judgements, results[reference], results[system], metric, row)
+                for row in np.argsort(change, kind="stable")[:_WORST_QUERIES].tolist()
+                if change[row] < 0
+            ]
+            for system, change in changes.items()
         },
         seed=seed,
     )
 
 
-def _worst(
+def _plain(one: Estimate | Difference) -> dict[str, float | None]:
+    """Return the fields; JSON has no NaN."""
+    return {name: None if math.isnan(value) else value for name, value in asdict(one).items()}
+
+
+def _changed(
     dataset: EmbeddingQAFinetuneDataset,
     judgements: Judgements,
     before: RetrievalResult,
     after: RetrievalResult,
     metric: str,
-) -> list[QueryChange]:
-    change = after.per_query[metric] - before.per_query[metric]
-    rows = [row for row in np.argsort(change, kind="stable")[:_WORST_QUERIES] if change[row] < 0]
-    query_ids, document_ids = list(dataset.queries), list(dataset.corpus)
-    relevant = [{document_ids[d] for d in judgements.relevant(row)} for row in rows]
+    row: int,
+) -> QueryChange:
+    query_id = after.query_ids[row]
+    wanted = {after.document_ids[document] for document in judgements.relevant(row)}
 
-    def top(result: RetrievalResult, row: int, wanted: set[str]) -> list[RankedDocument]:
-        found = [document_ids[d] for d in result.indices[row, :_TOP_DOCUMENTS] if d >= 0]
+    def top(result: RetrievalResult) -> list[RankedDocument]:
+        rows = [document for document in result.indices[row, :_TOP_DOCUMENTS] if document >= 0]
+        found = [result.document_ids[document] for document in rows]
         return [RankedDocument(docid, dataset.corpus[docid], docid in wanted) for docid in found]
 
-    return [
-        QueryChange(
-            query_id=query_ids[row],
-            query=dataset.queries[query_ids[row]],
-            before=float(before.per_query[metric][row]),
-            after=float(after.per_query[metric][row]),
-            relevant={docid: dataset.corpus[docid] for docid in sorted(wanted)},
-            top_before=top(before, row, wanted),
-            top_after=top(after, row, wanted),
-        )
-        for row, wanted in zip(rows, relevant, strict=True)
-    ]
+    return QueryChange(
+        query_id=query_id,
+        query=dataset.queries[query_id],
+        before=float(before.per_query[metric][row]),
+        after=float(after.per_query[metric][row]),
+        relevant={docid: dataset.corpus[docid] for docid in sorted(wanted)},
+        top_before=top(before),
+        top_after=top(after),
+    )
 
 
 def _check_results(
@@ -253,12 +266,16 @@ def _check_results(
     if not results:
         raise ConfigurationError("'results' must hold at least one system (got none).")
     for name, result in results.items():
-        if result.query_ids != list(dataset.queries):
-            raise ConfigurationError(
-                f"The result of {name!r} belongs to other queries than the dataset's "
-                f"({len(result.query_ids):,} and {len(dataset.queries):,}). Evaluate all systems "
-                "on the same dataset."
-            )
+        for kind, found, expected in (
+            ("queries", result.query_ids, list(dataset.queries)),
+            ("documents", result.document_ids, list(dataset.corpus)),
+        ):
+            if found != expected:
+                raise ConfigurationError(
+                    f"The result of {name!r} belongs to other {kind} than the dataset's, or to "
+                    f"the same in another order ({len(found):,} and {len(expected):,}). Evaluate "
+                    "all systems on the same dataset."
+                )
         if metric not in result.metrics:
             raise ConfigurationError(
                 f"'metric' must be in {sorted(result.metrics)} (got {metric!r}). Other cut-offs "

@@ -1,7 +1,9 @@
 """Evaluate a ranking, vectors or an embedding model on a dataset."""
 
+import logging
+import operator
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -18,7 +20,10 @@ from llama_index.finetuning.embeddings.evaluation.judgements import (
     check_relevance,
 )
 from llama_index.finetuning.embeddings.evaluation.metrics import all_metrics, metric_names
-from llama_index.finetuning.embeddings.search import Similarity, top_k
+from llama_index.finetuning.embeddings.relevance import RelevanceIndex
+from llama_index.finetuning.embeddings.search import Similarity, check_similarity, top_k
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_K_VALUES = (1, 3, 5, 10)
 DEPTH = 100
@@ -35,6 +40,7 @@ class RetrievalResult:
             (n_queries, depth); -1 stands for no document.
         scores: Their scores, of the same shape; comparable within a query only.
         query_ids: The ids of the queries, in order.
+        document_ids: The ids of the corpus, in order.
         dim: The size of the vectors; None for a system without vectors.
     """
 
@@ -43,6 +49,7 @@ class RetrievalResult:
     indices: NDArray[np.int64]
     scores: NDArray[np.float32]
     query_ids: list[str]
+    document_ids: list[str]
     dim: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -69,7 +76,8 @@ def evaluate_retrieval(
     """Embed a dataset with a model, search exactly, and score what was found.
 
     Queries go through the model's query side and documents through its text side, as in a
-    LlamaIndex index; every distinct text is embedded once.
+    LlamaIndex index; every distinct text is embedded once. A query that stands in the corpus
+    itself, as in ArguAna, competes with the documents; a warning counts such queries.
 
     Args:
         embed_model: Any LlamaIndex embedding model.
@@ -85,8 +93,10 @@ def evaluate_retrieval(
         DatasetError: ``relevance`` does not fit the dataset.
         EncodingError: The model returned unusable vectors.
     """
-    check_k_values(k_values)
+    check_sizes(k_values, "k_values")
+    check_similarity(similarity)
     check_relevance(dataset, relevance)
+    warn_of_own_texts(dataset)
     queries, documents = (
         encode_side(embed_model, dataset, side, cache_dir=cache_dir, show_progress=show_progress)
         for side in get_args(Side)
@@ -140,7 +150,7 @@ def evaluate_vectors(
         DatasetError: ``relevance`` does not fit the dataset.
         EncodingError: A vector holds a value that is not finite.
     """
-    check_k_values(k_values)
+    check_sizes(k_values, "k_values")
     _check_rows(len(np.asanyarray(query_vectors)), len(dataset.queries), "query_vectors")
     _check_rows(len(np.asanyarray(document_vectors)), len(dataset.corpus), "document_vectors")
     scores, indices = top_k(
@@ -153,7 +163,7 @@ def evaluate_vectors(
 
 
 def evaluate_rankings(
-    indices: NDArray[np.int64],
+    indices: ArrayLike,
     dataset: EmbeddingQAFinetuneDataset,
     *,
     scores: NDArray[np.float32] | None = None,
@@ -178,33 +188,52 @@ def evaluate_rankings(
             cut-off is out of range.
         DatasetError: ``relevance`` does not fit the dataset.
     """
-    check_k_values(k_values)
-    _check_rankings(indices, dataset)
+    check_sizes(k_values, "k_values")
+    rankings = _checked_rankings(indices, dataset)
     judgements = Judgements(dataset, relevance)
     per_query = all_metrics(
-        judgements.gains(indices),
+        judgements.gains(rankings),
         judgements.ideal_gains(max(k_values)),
         judgements.n_relevant,
         metric_names(k_values),
     )
     if scores is None:
-        falling = np.arange(indices.shape[1], 0, -1, dtype=np.float32)
-        scores = np.broadcast_to(falling, indices.shape)
+        falling = np.arange(rankings.shape[1], 0, -1, dtype=np.float32)
+        scores = np.broadcast_to(falling, rankings.shape)
     return RetrievalResult(
         metrics={name: float(values.mean()) for name, values in per_query.items()},
         per_query=per_query,
-        indices=indices,
+        indices=rankings,
         scores=scores,
         query_ids=list(dataset.queries),
+        document_ids=list(dataset.corpus),
         dim=dim,
     )
 
 
-def check_k_values(k_values: Sequence[int]) -> None:
-    """Raise ConfigurationError unless there are cut-offs and all of them are at least 1."""
-    if not k_values or min(k_values) < 1:
+def check_sizes(sizes: Iterable[int], name: str) -> None:
+    """Raise ConfigurationError unless an argument holds whole numbers of at least 1, and any."""
+    try:
+        fit = min(map(operator.index, sizes)) >= 1
+    except (TypeError, ValueError):  # what is no whole number, or nothing at all
+        fit = False
+    if not fit:
         raise ConfigurationError(
-            f"'k_values' must hold one or more cut-offs of at least 1 (got {tuple(k_values)})."
+            f"'{name}' must hold one or more whole numbers of at least 1 (got {sizes!r})."
+        )
+
+
+def warn_of_own_texts(dataset: EmbeddingQAFinetuneDataset) -> None:
+    """Log how many queries stand in the corpus themselves without being their own answer."""
+    index = RelevanceIndex(dataset)
+    count = sum(bool(index.own_keys(qid) - index.relevant_keys(qid)) for qid in dataset.queries)
+    if count:
+        logger.warning(
+            "%d of %d queries stand in the corpus themselves and are not among their relevant "
+            "documents: they will likely find themselves first. Benchmarks leave such documents "
+            "out of a query's ranking (ArguAna), so that their scores are higher.",
+            count,
+            len(dataset.queries),
         )
 
 
@@ -216,12 +245,22 @@ def _check_rows(rows: int, expected: int, name: str) -> None:
         )
 
 
-def _check_rankings(indices: NDArray[np.int64], dataset: EmbeddingQAFinetuneDataset) -> None:
-    _check_rows(len(indices), len(dataset.queries), "indices")
+def _checked_rankings(
+    rankings: ArrayLike, dataset: EmbeddingQAFinetuneDataset
+) -> NDArray[np.int64]:
+    try:
+        indices = np.asarray(rankings)
+    except ValueError as error:
+        raise ConfigurationError(
+            "'indices' must have rows of equal length; fill them up with -1."
+        ) from error
     if indices.ndim != 2 or indices.size == 0:
         raise ConfigurationError(
             f"'indices' must have shape (n_queries, depth) (got {indices.shape})."
         )
+    if indices.dtype.kind not in "iu":
+        raise ConfigurationError(f"'indices' must be whole numbers (got {indices.dtype}).")
+    _check_rows(len(indices), len(dataset.queries), "indices")
     if indices.min() < -1 or indices.max() >= len(dataset.corpus):
         raise ConfigurationError(
             f"'indices' must be rows of the corpus, below {len(dataset.corpus):,}, or -1 (got "
@@ -234,3 +273,4 @@ def _check_rankings(indices: NDArray[np.int64], dataset: EmbeddingQAFinetuneData
         raise ConfigurationError(
             f"'indices' must name a document once per query (the ranking of {qid!r} does not)."
         )
+    return indices.astype(np.int64, copy=False)

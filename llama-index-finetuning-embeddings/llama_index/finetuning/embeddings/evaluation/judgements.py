@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from numbers import Real
 
 import numpy as np
 from numpy.typing import NDArray
@@ -97,6 +98,11 @@ def check_relevance(dataset: EmbeddingQAFinetuneDataset, relevance: Relevance | 
     """Raise DatasetError unless graded judgements, if there are any, fit the dataset."""
     if relevance is None:
         return
+    if not all(isinstance(relevance.get(qid, {}), Mapping) for qid in dataset.queries):
+        raise DatasetError(
+            "'relevance' must map each query id to a mapping of document ids to numbers, such as "
+            "{'q1': {'d1': 2}}."
+        )
     without = [qid for qid in dataset.queries if not any(relevance.get(qid, {}).values())]
     if without:
         raise DatasetError(
@@ -117,10 +123,10 @@ def check_relevance(dataset: EmbeddingQAFinetuneDataset, relevance: Relevance | 
     bad = [f"{docid} (of query {qid}): {gain}" for qid, docid, gain in pairs if not _usable(gain)]
     if bad:
         raise DatasetError(
-            f"{len(bad):,} relevances are negative or not finite: {shown(bad)}. "
+            f"{len(bad):,} relevances are no number, negative or not finite: {shown(bad)}. "
             "Relevance is a number of at least 0."
         )
 
 
-def _usable(gain: float) -> bool:
-    return math.isfinite(gain) and gain >= 0
+def _usable(gain: object) -> bool:
+    return isinstance(gain, Real) and 0 <= float(gain) < math.inf

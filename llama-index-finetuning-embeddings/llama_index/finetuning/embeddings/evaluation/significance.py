@@ -4,8 +4,10 @@ Two questions about one document are no two independent observations: a model th
 the document answers both. So whole clusters of queries are resampled and flipped, not queries.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Literal
 
 import numpy as np
@@ -17,13 +19,17 @@ CONFIDENCE = 0.95
 RESAMPLES = 10_000
 # With fewer clusters than this, no sign-flip p-value can fall below 1 - CONFIDENCE.
 MIN_CLUSTERS = 6
-_TIE = 1e-12
+# Differences up to this are rounding.
+TIE = 1e-12
 _WEIGHTS_PER_BLOCK = 1 << 21
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over queries with the ends of its 95 % confidence interval."""
+    """A mean over queries with the ends of its 95 % confidence interval.
+
+    The ends are NaN where there is one group of queries only: nothing tells how far it is off.
+    """
 
     value: float
     low: float
@@ -36,7 +42,7 @@ class Difference:
 
     Attributes:
         value: Mean difference per query; above 0 where the system is better.
-        low: Lower end of its 95 % confidence interval.
+        low: Lower end of its 95 % confidence interval; NaN, as ``high``, with one group only.
         high: Upper end.
         p_value: How often chance alone would bring a difference at least this large. Each
             system and metric is tested on its own: of twenty tests without any real
@@ -65,22 +71,58 @@ class Difference:
         return "no measurable change"
 
     @property
+    def ends_text(self) -> str:
+        """The interval's ends in words; empty where it has none."""
+        return "" if math.isnan(self.low) else f"{self.low:+.3f} to {self.high:+.3f}"
+
+    @property
     def p_text(self) -> str:
         """The p-value with its sign, as papers write it: ``"= 0.012"`` or ``"< 0.001"``."""
         return "< 0.001" if self.p_value < 0.001 else f"= {self.p_value:.3f}"
 
 
-def estimate(resampled: NDArray[np.float64], value: float) -> Estimate:
-    """Return a mean with its percentile interval from resampled means, shape (n_resamples,)."""
-    low, high = interval(resampled)
+def estimate(resampled: NDArray[np.float64], value: float, n_clusters: int) -> Estimate:
+    """Return the mean of a metric, from 0 to 1, with its `interval`."""
+    low, high = np.clip(interval(resampled, value, n_clusters), 0, 1).tolist()
     return Estimate(value=value, low=low, high=high)
 
 
-def interval(resampled: NDArray[np.float64]) -> tuple[float, float]:
-    """Return the ends of the 95 % percentile interval of resampled means."""
+def interval(resampled: NDArray[np.float64], value: float, n_clusters: int) -> tuple[float, float]:
+    """Return the ends of the 95 % interval of a mean: the percentile interval, widened.
+
+    The percentile interval of n clusters is too narrow by sqrt((n - 1) / n), and by the ratio of
+    the normal to Student's t quantile with n - 1 degrees of freedom; both matter when clusters
+    are few. So its ends are moved away from the mean by both factors. Source: Hesterberg, "What
+    teachers should know about the bootstrap", The American Statistician 69, 2015.
+
+    Args:
+        resampled: Resampled means, shape (n_resamples,).
+        value: The mean itself.
+        n_clusters: Clusters that were resampled; the ends are NaN if there is only one.
+    """
+    if n_clusters < 2:
+        return math.nan, math.nan
     tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(resampled, [tail, 1 - tail])
+    normal = NormalDist().inv_cdf(1 - tail)
+    factor = math.sqrt(n_clusters / (n_clusters - 1)) * _t_quantile(normal, n_clusters - 1) / normal
+    low, high = value + factor * (np.quantile(resampled, [tail, 1 - tail]) - value)
     return float(low), float(high)
+
+
+def _t_quantile(z: float, freedom: float) -> float:
+    """Return Student's quantile that belongs to a normal one.
+
+    The series of Abramowitz and Stegun, 26.7.5: for 95 % within 0.02 % from 5 degrees of
+    freedom, 1 % too low for 2 and 11 % for 1.
+    """
+    terms = (
+        z,
+        (z**3 + z) / 4,
+        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
+        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
+        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92_160,
+    )
+    return sum(term / freedom**power for power, term in enumerate(terms))
 
 
 def resampled_means(
@@ -132,7 +174,7 @@ def sign_flip_p_values(
         Shape (n_tests,); at least 1 / 10,001.
     """
     sums, _ = _cluster_sums(differences, clusters)
-    seen = np.abs(sums.sum(axis=0)) - _TIE * len(differences)
+    seen = np.abs(sums.sum(axis=0)) - TIE * len(differences)
     rng = np.random.default_rng(seed)
     as_far = np.ones(differences.shape[1])
     for here in _blocks(len(sums)):
@@ -142,13 +184,17 @@ def sign_flip_p_values(
 
 
 def difference(
-    differences: NDArray[np.float64], resampled: NDArray[np.float64], p_value: float
+    differences: NDArray[np.float64],
+    resampled: NDArray[np.float64],
+    p_value: float,
+    n_clusters: int,
 ) -> Difference:
     """Put together what is known of one column of differences per query."""
-    low, high = interval(resampled)
-    won, lost = int((differences > _TIE).sum()), int((differences < -_TIE).sum())
+    value = float(differences.mean())
+    low, high = interval(resampled, value, n_clusters)
+    won, lost = int((differences > TIE).sum()), int((differences < -TIE).sum())
     return Difference(
-        value=float(differences.mean()),
+        value=value,
         low=low,
         high=high,
         p_value=p_value,

@@ -17,14 +17,15 @@ from llama_index.finetuning.embeddings.evaluation.bm25 import bm25_rankings
 from llama_index.finetuning.embeddings.evaluation.evaluate import (
     DEPTH,
     RetrievalResult,
-    check_k_values,
+    check_sizes,
     encode_side,
     evaluate_rankings,
     evaluate_vectors,
+    warn_of_own_texts,
 )
 from llama_index.finetuning.embeddings.evaluation.fusion import reciprocal_rank_fusion
 from llama_index.finetuning.embeddings.evaluation.judgements import Relevance, check_relevance
-from llama_index.finetuning.embeddings.search import Similarity
+from llama_index.finetuning.embeddings.search import Similarity, check_similarity
 
 BM25 = "bm25"
 _BYTES_PER_NUMBER = 4
@@ -91,6 +92,7 @@ def evaluate_systems(
         MissingExtraError: bm25s is needed and not installed.
     """
     _check(models, dataset, options, bm25, dims)
+    warn_of_own_texts(dataset)
     vectors = _Vectors(models.values(), dataset, options)
     results: dict[str, RetrievalResult] = {}
     by_dim: dict[int, dict[str, float]] = {}
@@ -104,7 +106,7 @@ def evaluate_systems(
             continue
         queries, documents = vectors.of(model, "query"), vectors.of(model, "text")
         size = queries.shape[1]
-        for dim in sorted({*(dims or ()), size}):
+        for dim in sorted({*(() if dims is None else dims), size}):
             if dim <= size:
                 result = evaluate_vectors(
                     queries[:, :dim],
@@ -119,8 +121,8 @@ def evaluate_systems(
     if bm25:
         best = max(results, key=lambda name: results[name].metrics[metric])
         results[BM25], results[f"{BM25} + {best}"] = _lexical(dataset, results[best], options)
-    dimensions = [DimensionResult(dim, by_dim[dim]) for dim in sorted(by_dim)] if dims else []
-    return results, dimensions
+    dimensions = [DimensionResult(dim, by_dim[dim]) for dim in sorted(by_dim)]
+    return results, [] if dims is None else dimensions
 
 
 class _Vectors:
@@ -186,7 +188,8 @@ def _check(
     bm25: bool,
     dims: Sequence[int] | None,
 ) -> None:
-    check_k_values(options.k_values)
+    check_sizes(options.k_values, "k_values")
+    check_similarity(options.similarity)
     check_relevance(dataset, options.relevance)
     if not models:
         raise ConfigurationError("'models' must hold at least one embedding model (got none).")
@@ -196,8 +199,8 @@ def _check(
                 f"'models' must map names to LlamaIndex embedding models (got "
                 f"{type(model).__name__} for {name!r})."
             )
-    if dims is not None and (not dims or min(dims) < 1):
-        raise ConfigurationError(f"'dims' must hold sizes of at least 1 (got {tuple(dims)}).")
+    if dims is not None:
+        check_sizes(dims, "dims")
     if bm25:
         require("bm25s", extra="bm25", purpose="Comparing with BM25")
         taken = [name for name in models if name.startswith(BM25)]

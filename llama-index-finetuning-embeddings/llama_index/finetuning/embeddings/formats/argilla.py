@@ -40,6 +40,8 @@ def read_argilla(
         ConfigurationError: Fields were not found, or the question has several labels at once.
         DatasetError: There are no records, none is labelled relevant, or texts are missing.
     """
+    if isinstance(relevant_labels, str):
+        relevant_labels = (relevant_labels,)
     records = list(records)
     if not records:
         raise DatasetError("'records' has no records.")

@@ -6,8 +6,10 @@ Information Retrieval Models (2021), which MTEB and many public collections shar
 
 import csv
 import json
+import logging
 import math
 import os
+import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -24,6 +26,8 @@ from llama_index.finetuning.embeddings.formats.contents import Contents
 # Query id, document id, grade; a grade of 0 or less is a judgement that the document is no answer.
 Judgement: TypeAlias = tuple[str, str, float]
 
+logger = logging.getLogger(__name__)
+
 _HEADER = ("query-id", "corpus-id", "score")
 
 
@@ -36,9 +40,32 @@ def read_beir(folder: str | os.PathLike[str], split: str | None) -> Contents:
     """
     root = Path(folder)
     judgements = list(_read_qrels(_qrels_file(root, split)))
-    queries = {one["_id"]: one["text"] for one in _read_lines(root / "queries.jsonl")}
-    corpus = {one["_id"]: document_text(one) for one in _read_lines(root / "corpus.jsonl")}
-    return judged(queries, corpus, judgements)
+    return judged(_read_queries(root), _read_corpus(root), judgements)
+
+
+def beir_relevance(
+    folder: str | os.PathLike[str], split: str | None = None
+) -> dict[str, dict[str, float]]:
+    """Read the grades of a BEIR folder, for the ``relevance`` of an evaluation.
+
+    Args:
+        folder: The folder.
+        split: The name of the file in ``qrels``; needed when there are several.
+
+    Returns:
+        Query id to document id to grade, of the queries with a grade above 0; grades below 0
+        are 0.
+
+    Raises:
+        DatasetFileError: The file is missing or holds something else.
+        ConfigurationError: There is no such split, or several and none was named.
+    """
+    grades = _by_query(_read_qrels(_qrels_file(Path(folder), split)))
+    return {
+        qid: {docid: max(grade, 0.0) for docid, grade in found.items()}
+        for qid, found in grades.items()
+        if max(found.values()) > 0
+    }
 
 
 def write_beir(
@@ -52,7 +79,8 @@ def write_beir(
 
     Raises:
         ConfigurationError: ``split`` can't be the name of a file.
-        DatasetError: An id can't be held by a table of text.
+        DatasetError: An id can't be held by a table of text, or the folder has other splits that
+            this one can't be added to.
         OutputError: The folder can't be written.
     """
     if split in ("", ".", "..") or any(one in split for one in "/\\\0"):
@@ -62,8 +90,14 @@ def write_beir(
         raise DatasetError(
             f"{len(unfit):,} ids hold the character NUL, which BEIR's tables can't: {shown(unfit)}."
         )
+    root = Path(folder)
+    others = [path for path in _qrels(root).values() if path.stem != split]
+    if others:
+        queries = _merged(root, queries, corpus)
     with atomic_folder(folder) as new:
         (new / "qrels").mkdir()
+        for path in others:
+            shutil.copy(path, new / "qrels")
         _write_lines(new / "queries.jsonl", ({"_id": i, "text": t} for i, t in queries.items()))
         _write_lines(
             new / "corpus.jsonl", ({"_id": i, "title": "", "text": t} for i, t in corpus.items())
@@ -79,6 +113,19 @@ def write_beir(
             )
             table.writerow(_HEADER)
             table.writerows((qid, docid, f"{grade:g}") for qid, docid, grade in judgements)
+
+
+def _merged(root: Path, queries: Mapping[str, str], corpus: Mapping[str, str]) -> Mapping[str, str]:
+    """Return the queries of a folder with further ones, which must have the same corpus."""
+    known = _read_queries(root)
+    if _read_corpus(root) != corpus or any(
+        known.get(qid, queries[qid]) != queries[qid] for qid in queries
+    ):
+        raise DatasetError(
+            f"{str(root)!r} holds other splits, with another corpus or other texts of the same "
+            "queries: what they mean would change. Write this split to a folder of its own."
+        )
+    return {**known, **queries}
 
 
 def judgements_of(
@@ -100,11 +147,16 @@ def judged(
     Queries without a relevant document are left out: files of queries hold those of all splits.
     So are documents that nothing names and whose text is empty, which public collections have.
     """
-    grades: dict[str, dict[str, float]] = {}
-    named = set()
-    for qid, docid, grade in judgements:
-        grades.setdefault(qid, {})[docid] = grade
-        named.add(docid)
+    grades = _by_query(judgements)
+    named = {docid for found in grades.values() for docid in found}
+    graded = sum(grade > 1 for found in grades.values() for grade in found.values())
+    if graded:
+        logger.warning(
+            "%d judgements have a grade above 1, which the dataset does not keep: there a document "
+            "is relevant or not. To evaluate with grades pass them as 'relevance'; "
+            "beir_relevance reads those of a BEIR folder.",
+            graded,
+        )
     relevant, negative = {}, {}
     for qid, found in grades.items():
         best_first = sorted(found, key=found.__getitem__, reverse=True)
@@ -125,6 +177,13 @@ def judged(
     )
 
 
+def _by_query(judgements: Iterable[Judgement]) -> dict[str, dict[str, float]]:
+    grades: dict[str, dict[str, float]] = {}
+    for qid, docid, grade in judgements:
+        grades.setdefault(qid, {})[docid] = grade
+    return grades
+
+
 def document_text(document: Mapping[str, Any]) -> str:
     """Join a document's title, where it has one, and its text."""
     title, text = str(document.get("title") or ""), text_or_empty(document["text"])
@@ -136,11 +195,24 @@ def text_or_empty(value: Any) -> str:
     return "" if value is None else str(value)
 
 
-def _qrels_file(root: Path, split: str | None) -> Path:
+def _qrels(root: Path) -> dict[str, Path]:
+    """Return the files of judgements by their splits."""
     try:
-        files = {path.stem: path for path in sorted((root / "qrels").glob("*.tsv"))}
+        return {path.stem: path for path in sorted((root / "qrels").glob("*.tsv"))}
     except (OSError, ValueError) as error:
         raise DatasetFileError(f"{str(root)!r} can't be read: {error}.") from error
+
+
+def _read_queries(root: Path) -> dict[str, str]:
+    return {one["_id"]: one["text"] for one in _read_lines(root / "queries.jsonl")}
+
+
+def _read_corpus(root: Path) -> dict[str, str]:
+    return {one["_id"]: document_text(one) for one in _read_lines(root / "corpus.jsonl")}
+
+
+def _qrels_file(root: Path, split: str | None) -> Path:
+    files = _qrels(root)
     if not files:
         raise DatasetFileError(f"{str(root)!r} is no BEIR folder: it has no qrels/*.tsv.")
     if split is None and len(files) > 1:

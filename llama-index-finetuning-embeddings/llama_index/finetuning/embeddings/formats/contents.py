@@ -3,7 +3,7 @@
 import hashlib
 import reprlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 from llama_index.finetuning.embeddings.errors import DatasetError, shown
@@ -30,8 +30,9 @@ def as_list(value: Any) -> list[Any]:
     """Return one text, a list of texts or None as a list."""
     if value is None:
         return []
-    # A scalar that is no text, as the NaN of a data frame, is for the check of the row to refuse.
-    if isinstance(value, str) or not isinstance(value, Iterable):
+    # What is no text, as the NaN of a data frame or a mapping, is for the check of the row to
+    # refuse.
+    if isinstance(value, str | Mapping) or not isinstance(value, Iterable):
         return [value]
     return list(value)
 
@@ -43,7 +44,8 @@ def rows_of_pairs(pairs: Iterable[Sequence[Any]]) -> Iterator[Row]:
         DatasetError: A pair has another shape.
     """
     for number, pair in enumerate(pairs, start=1):
-        if isinstance(pair, str) or len(pair) not in (2, 3):
+        indexed = hasattr(pair, "__getitem__") and not isinstance(pair, str | Mapping)
+        if not indexed or len(pair) not in (2, 3):
             raise DatasetError(
                 "A pair must be (query, positive) or (query, positive, negative) (got "
                 f"{reprlib.repr(pair)} as pair {number:,})."
@@ -80,6 +82,11 @@ def from_rows(rows: Iterable[Row], *, corpus: Iterable[str] = ()) -> Contents:
         negative[query_id].update(dict.fromkeys(_added(documents, negatives)))
     if faulty:
         raise faulty_rows(faulty)
+    if isinstance(corpus, str | Mapping):
+        raise DatasetError(
+            "'corpus' must be a list of texts, whose ids are made from them (got "
+            f"{type(corpus).__name__})."
+        )
     further = list(corpus)
     if not all(map(_is_text, further)):
         raise DatasetError("'corpus' must hold texts that are not empty. Remove the others.")

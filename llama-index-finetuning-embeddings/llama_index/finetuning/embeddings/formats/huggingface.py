@@ -1,5 +1,7 @@
 """Hugging Face ``datasets``: rows of texts, or the three tables of retrieval collections."""
 
+import math
+import reprlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, get_args
 
@@ -42,12 +44,22 @@ def read_hf_dataset(
                 f"tables named {', '.join(_TABLES)} and no column names."
             )
         return _read_tables(data)
-    if not len(data):
+    if hasattr(data, "itertuples"):  # a data frame
+        data = data.to_dict("records")
+    elif not hasattr(data, "__len__"):  # a dataset that is streamed
+        data = list(data)
+    if len(data) == 0:
         raise DatasetError("'data' has no rows.")
-    # Of a list of dictionaries, any one may lack some columns, the first as well.
-    columns = getattr(data, "column_names", None) or list(
-        dict.fromkeys(name for row in data for name in row)
-    )
+    columns = getattr(data, "column_names", None)
+    if columns is None:
+        other = next((row for row in data if not isinstance(row, Mapping)), None)
+        if other is not None:
+            raise ConfigurationError(
+                "'data' must be a Dataset or a list of dictionaries (got a row "
+                f"{reprlib.repr(other)} of {type(data).__name__})."
+            )
+        # Any dictionary may lack some columns, the first as well.
+        columns = list(dict.fromkeys(name for row in data for name in row))
     query = found_column(columns, query_column, "query_column", QUERY_COLUMNS)
     positive = found_column(columns, positive_column, "positive_column", POSITIVE_COLUMNS)
     negatives = found_negative_columns(columns, negative_columns, "negative_columns")
@@ -170,8 +182,8 @@ def _read_tables(tables: Mapping[str, Any]) -> Contents:
             {str(one["_id"]): text_or_empty(one["text"]) for one in tables["queries"]},
             {str(one["_id"]): document_text(one) for one in tables["corpus"]},
             (
-                (str(one["query-id"]), str(one["corpus-id"]), float(one["score"]))
-                for one in tables["qrels"]
+                (str(one["query-id"]), str(one["corpus-id"]), _grade(one["score"], number))
+                for number, one in enumerate(tables["qrels"], start=1)
             ),
         )
     except KeyError as error:
@@ -179,3 +191,15 @@ def _read_tables(tables: Mapping[str, Any]) -> Contents:
             f"The tables lack the column {error}: 'corpus' and 'queries' have '_id' and 'text', "
             "'qrels' has 'query-id', 'corpus-id' and 'score'."
         ) from error
+
+
+def _grade(score: Any, number: int) -> float:
+    try:
+        grade = float(score)
+    except (TypeError, ValueError):
+        grade = math.nan
+    if math.isnan(grade):
+        raise DatasetError(
+            f"'score' must be a number (got {score!r} in row {number:,} of 'qrels')."
+        )
+    return grade

@@ -11,6 +11,7 @@ from tqdm.auto import tqdm
 
 from llama_index.finetuning.embeddings.dataset import EmbeddingQAFinetuneDataset
 from llama_index.finetuning.embeddings.encoding import encode
+from llama_index.finetuning.embeddings.errors import ConfigurationError
 from llama_index.finetuning.embeddings.mining.ranking import (
     PairScorer,
     faiss_search,
@@ -49,11 +50,12 @@ def mine_hard_negatives(
     """Find, for every query, documents that look relevant to a model and are not.
 
     The corpus is ranked for each query by cosine similarity. What is relevant to the query, to
-    another query of the same text, or equal in text to such a document (white space aside) is
-    taken out. Of the next ``range_max`` documents those within the limits stay, the best
-    ``range_min`` of them are skipped, and ``num_negatives`` of the rest are chosen. The meaning
-    of the limits is that of ``sentence_transformers.util.mine_hard_negatives``; for several
-    positives the margins count from the lowest score among them.
+    another query of the same text, or equal in text to such a document (white space aside) is taken
+    out, and so is the query itself where it stands in the corpus. Of the next ``range_max``
+    documents those within the limits stay, the best ``range_min`` of them are skipped, and
+    ``num_negatives`` of the rest are chosen. The meaning of the limits is that of
+    ``sentence_transformers.util.mine_hard_negatives``; for several positives the margins count from
+    the lowest score among them.
 
     Documents that answer a query and were never judged to are the danger, and near the top they
     are many. ``relative_margin=0.05`` is what worked best in NV-Retriever (Moreira et al., 2024,
@@ -102,6 +104,11 @@ def mine_hard_negatives(
         min_score=min_score,
         sampling_strategy=sampling_strategy,
     )
+    if cross_encoder is not None and not callable(getattr(cross_encoder, "predict", None)):
+        raise ConfigurationError(
+            "'cross_encoder' must have a method 'predict', as sentence-transformers' CrossEncoder "
+            f"has (got {cross_encoder!r})."
+        )
     # Before the encoding: an extra that is missing should not cost an hour.
     search = faiss_search() if use_faiss else top_k
     index = RelevanceIndex(dataset)

@@ -43,6 +43,8 @@ def ranked(
 ) -> Iterator[list[Candidates]]:
     """Yield the best documents that are not relevant, for some thousand queries at a time.
 
+    Nor is the query itself a candidate, where it stands in the corpus.
+
     Args:
         index: Which keys are relevant to which query.
         query_ids: The queries.
@@ -52,15 +54,18 @@ def ranked(
     """
     queries, documents = vectors
     relevant = [np.fromiter(index.relevant_keys(qid), np.int64) for qid in query_ids]
+    barred = [
+        np.fromiter(index.relevant_keys(qid) | index.own_keys(qid), np.int64) for qid in query_ids
+    ]
     # By number of positives: a query with a thousand of them lengthens the search of few others.
-    order = np.argsort([len(keys) for keys in relevant], kind="stable")
+    order = np.argsort([len(keys) for keys in barred], kind="stable")
     for start in range(0, len(order), _QUERIES_AT_A_TIME):
         rows = order[start : start + _QUERIES_AT_A_TIME]
-        k = min(range_max + len(relevant[rows[-1]]), len(documents))
+        k = min(range_max + len(barred[rows[-1]]), len(documents))
         all_scores, all_keys = search(queries[rows], documents, k)
         block = []
         for row, scores, keys in zip(rows.tolist(), all_scores, all_keys, strict=True):
-            kept = np.flatnonzero(~np.isin(keys, relevant[row]))[:range_max]
+            kept = np.flatnonzero(~np.isin(keys, barred[row]))[:range_max]
             positive_scores = _cosines(queries[row], documents[relevant[row]])
             block.append(
                 Candidates(query_ids[row], keys[kept], scores[kept], relevant[row], positive_scores)

@@ -57,6 +57,7 @@ def page(
     training: TrainingCurve | None,
     *,
     title: str,
+    note: str,
 ) -> str:
     """Return the whole page; without matplotlib it has no pictures, and the log says so."""
     style = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
@@ -64,7 +65,7 @@ def page(
         f"<h1>{escape(title)}</h1>",
         f'<p class="dim">{comparison.n_queries:,} queries, {comparison.n_documents:,} documents; '
         f"compared with {escape(comparison.reference)}</p>",
-        verdicts(comparison),
+        verdicts(comparison, note),
         _scroll(metrics_table(comparison, shown_metrics(comparison))),
         _differences(comparison),
         _figures(comparison, dimensions, training),
@@ -82,14 +83,15 @@ def page(
     )
 
 
-def verdicts(comparison: Comparison) -> str:
+def verdicts(comparison: Comparison, note: str = "") -> str:
     """Return a box for each system with its verdict and the sentence that backs it."""
-    return "".join(
+    boxes = "".join(
         f'<div class="verdict {verdict.split()[0]}"><b>{MARKS[verdict]} {escape(system)}: '
         f"{verdict}</b>{escape(comparison.sentence(system))}</div>"
         for system in comparison.differences
         for verdict in [comparison.verdict(system)]
     )
+    return boxes + (f"<p>{escape(note)}</p>" if note else "")
 
 
 def _scroll(table: Table) -> str:

@@ -21,6 +21,7 @@ from llama_index.finetuning.embeddings.report.training import TrainingCurve
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.legend import Legend
 
 _REFERENCE = "#8c8c8c"
 _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7")
@@ -44,6 +45,8 @@ _STYLE: dict[str, Any] = {
     "grid.linewidth": 0.8,
     "legend.frameon": False,
     "text.color": _INK,
+    # A dollar sign in a system's name is one.
+    "text.parse_math": False,
     "xtick.color": _INK,
     "ytick.color": _INK,
     # Text stays text in an SVG: smaller, searchable, and in the page's own font.
@@ -127,13 +130,15 @@ def _metrics(comparison: Comparison) -> "Figure":
         found = [comparison.estimates[system][name] for name in metrics]
         values = np.array([one.value for one in found])
         ends = np.array([[one.low for one in found], [one.high for one in found]])
+        # One group of queries has no interval.
+        ends = np.where(np.isnan(ends), values, ends)
         positions = np.arange(len(metrics)) + (place - (len(systems) - 1) / 2) * bar
         axes.barh(
             positions,
             values,
             bar * 0.92,
             color=_colour(place),
-            label=system,
+            label=str(place),
             # Where the colours come round again, a pattern tells the systems apart.
             hatch="//" if place > len(_COLOURS) else None,
         )
@@ -155,7 +160,7 @@ def _metrics(comparison: Comparison) -> "Figure":
     axes.grid(axis="y", visible=False)
     axes.set_xlabel("Mean over queries, with its 95 % interval")
     axes.set_ylabel("Metric")
-    figure.legend(loc="outside upper left", ncols=2)
+    _name(figure.legend(loc="outside upper left", ncols=2), systems)
     return figure
 
 
@@ -185,11 +190,15 @@ def _queries(comparison: Comparison) -> "Figure":
 def _dimensions(comparison: Comparison, dimensions: Sequence[DimensionResult]) -> "Figure":
     figure = _new(3.0)
     axes = figure.subplots()
+    drawn = []
     for place, system in enumerate(comparison.estimates):
         points = [(one.dim, one.metrics[system]) for one in dimensions if system in one.metrics]
         if points:
             marker = _MARKERS[place % len(_MARKERS)]
-            axes.plot(*zip(*points, strict=True), marker=marker, color=_colour(place), label=system)
+            axes.plot(
+                *zip(*points, strict=True), marker=marker, color=_colour(place), label=str(place)
+            )
+            drawn.append(system)
     axes.set_xscale("log", base=2)
     axes.set_xticks(
         [one.dim for one in dimensions],
@@ -199,8 +208,14 @@ def _dimensions(comparison: Comparison, dimensions: Sequence[DimensionResult]) -
     axes.set_xlabel(f"Dimensions kept, and memory of an index of {MILLION:,}")
     axes.set_ylabel(f"Mean {label(comparison.metric)}")
     axes.set_ylim(bottom=0)
-    axes.legend()
+    _name(axes.legend(), drawn)
     return figure
+
+
+def _name(legend: "Legend", names: Sequence[str]) -> None:
+    """Write the names into a legend afterwards: it leaves out those that start with "_"."""
+    for text, name in zip(legend.get_texts(), names, strict=True):
+        text.set_text(name)
 
 
 def _training(training: TrainingCurve, metric: str) -> "Figure":

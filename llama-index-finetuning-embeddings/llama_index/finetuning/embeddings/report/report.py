@@ -19,7 +19,7 @@ from llama_index.finetuning.embeddings.evaluation import (
     compare_results,
 )
 from llama_index.finetuning.embeddings.evaluation.compare import check_groups
-from llama_index.finetuning.embeddings.evaluation.evaluate import DEFAULT_K_VALUES, check_k_values
+from llama_index.finetuning.embeddings.evaluation.evaluate import DEFAULT_K_VALUES, check_sizes
 from llama_index.finetuning.embeddings.evaluation.judgements import Relevance
 from llama_index.finetuning.embeddings.evaluation.metrics import metric_names
 from llama_index.finetuning.embeddings.evaluation.systems import (
@@ -40,6 +40,11 @@ from llama_index.finetuning.embeddings.search import Similarity
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+_CHOSEN_HERE = (
+    "What is compared was chosen by these same queries, so the difference and its p-value are "
+    "optimistic. Compare on queries that chose nothing."
+)
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class RetrievalReport:
@@ -50,15 +55,23 @@ class RetrievalReport:
         dimensions: The main metric at each vector size, where sizes were asked for.
         general: The same comparison on a second dataset, to see what was forgotten.
         training: The course of the training, once `with_training` has read it.
+        chosen_here: Whether the queries also chose a system, for instance the best checkpoint;
+            all forms of the report then say what follows from that.
     """
 
     comparison: Comparison
     dimensions: list[DimensionResult] = field(default_factory=list)
     general: Comparison | None = None
     training: TrainingCurve | None = None
+    chosen_here: bool = False
 
     def __repr__(self) -> str:
         return self.summary()
+
+    @property
+    def note(self) -> str:
+        """What to bear in mind when reading the report; may be empty."""
+        return _CHOSEN_HERE if self.chosen_here and self.comparison.differences else ""
 
     def with_training(
         self, source: str | os.PathLike[str] | Mapping[str, Any]
@@ -77,6 +90,7 @@ class RetrievalReport:
     def summary(self) -> str:
         """Return one sentence for each system, and for each on the general dataset."""
         lines = [self.comparison.sentence(system) for system in self.comparison.differences]
+        lines += [self.note] if self.note else []
         if self.general is not None:
             lines += [
                 f"On the general dataset: {self.general.sentence(system)}"
@@ -94,6 +108,7 @@ class RetrievalReport:
             "dimensions": [dataclasses.asdict(one) for one in self.dimensions],
             "general": None if self.general is None else self.general.to_dict(),
             "training": None if self.training is None else dataclasses.asdict(self.training),
+            "chosen_here": self.chosen_here,
         }
 
     def to_json(self) -> str:
@@ -120,7 +135,7 @@ class RetrievalReport:
 
     def to_markdown(self) -> str:
         """Return sentences and tables for a model card or an issue; no text of the dataset."""
-        parts = [_markdown(self.comparison)]
+        parts = [_markdown(self.comparison, self.note)]
         if self.dimensions:
             parts.append(dimensions_table(self.comparison, self.dimensions).to_markdown())
         if self.general is not None:
@@ -131,9 +146,15 @@ class RetrievalReport:
         tables = [metrics_table(self.comparison, shown_metrics(self.comparison))]
         tables += [differences_table(self.comparison)] if self.comparison.differences else []
         tables += [dimensions_table(self.comparison, self.dimensions)] if self.dimensions else []
+        parts = [page.verdicts(self.comparison, self.note), *(one.to_html() for one in tables)]
         if self.general is not None:
-            tables.append(metrics_table(self.general, shown_metrics(self.general)))
-        return page.verdicts(self.comparison) + "".join(table.to_html() for table in tables)
+            table = metrics_table(self.general, shown_metrics(self.general))
+            parts += [
+                "<p>On the general dataset:</p>",
+                page.verdicts(self.general),
+                table.to_html(),
+            ]
+        return "".join(parts)
 
     def plot(self) -> "dict[str, Figure]":
         """Draw the report with matplotlib.
@@ -162,7 +183,14 @@ class RetrievalReport:
         Raises:
             OutputError: The file can't be written.
         """
-        html = page.page(self.comparison, self.dimensions, self.general, self.training, title=title)
+        html = page.page(
+            self.comparison,
+            self.dimensions,
+            self.general,
+            self.training,
+            title=title,
+            note=self.note,
+        )
         with atomic_file(path) as stream:
             stream.write(html)
 
@@ -213,13 +241,18 @@ def compare_retrieval(
         EncodingError: A model returned unusable vectors.
         MissingExtraError: BM25 was asked for and bm25s is not installed.
     """
-    check_k_values(k_values)
+    check_sizes(k_values, "k_values")
     if metric not in metric_names(k_values):
         raise ConfigurationError(
             f"'metric' must be in {metric_names(k_values)} (got {metric!r}). Other cut-offs come "
             "with 'k_values'."
         )
     check_groups(dataset, groups)
+    if not isinstance(general_dataset, EmbeddingQAFinetuneDataset | None):
+        raise ConfigurationError(
+            "'general_dataset' must be an EmbeddingQAFinetuneDataset (got "
+            f"{type(general_dataset).__name__}). Read a file with its from_json."
+        )
     options = EvaluationOptions(
         k_values=k_values,
         similarity=similarity,
@@ -249,6 +282,7 @@ def report_from_results(
     relevance: Relevance | None = None,
     groups: Mapping[str, str] | None = None,
     seed: int = 42,
+    chosen_here: bool = False,
 ) -> RetrievalReport:
     """Compare results that exist already; see `compare_retrieval` for the arguments.
 
@@ -259,20 +293,22 @@ def report_from_results(
         relevance: The graded judgements that the results were scored with, if any.
         groups: Query id to a group name.
         seed: Seeds the resampling.
+        chosen_here: Whether these queries also chose a system; see `RetrievalReport`.
 
     Raises:
-        ConfigurationError: There is no result, one lacks ``metric`` or belongs to other queries.
+        ConfigurationError: There is no result, one lacks ``metric`` or belongs to other queries
+            or documents.
         DatasetError: ``relevance`` or ``groups`` does not fit the dataset.
     """
-    return RetrievalReport(
-        compare_results(
-            results, dataset, metric=metric, relevance=relevance, groups=groups, seed=seed
-        )
+    comparison = compare_results(
+        results, dataset, metric=metric, relevance=relevance, groups=groups, seed=seed
     )
+    return RetrievalReport(comparison, chosen_here=chosen_here)
 
 
-def _markdown(comparison: Comparison) -> str:
+def _markdown(comparison: Comparison, note: str = "") -> str:
     parts = [f"- {comparison.sentence(system)}" for system in comparison.differences]
+    parts += ["", note] if note else []
     tables = [metrics_table(comparison, shown_metrics(comparison)).to_markdown()]
     if comparison.differences:
         tables.append(differences_table(comparison).to_markdown())

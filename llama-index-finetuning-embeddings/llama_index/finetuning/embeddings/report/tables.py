@@ -69,7 +69,7 @@ def differences_table(comparison: Comparison) -> Table:
                 system,
                 f"{MARKS[one.verdict]} {one.verdict}",
                 f"{one.value:+.3f}",
-                f"{one.low:+.3f} to {one.high:+.3f}",
+                one.ends_text,
                 one.p_text.removeprefix("= "),
                 f"{one.won:,} / {one.lost:,} / {one.tied:,}",
             ]
@@ -117,7 +117,7 @@ def in_bytes(size: int) -> str:
     """Write a number of bytes with three digits: ``"1.54 GB"``."""
     value = float(size)
     for unit in ("B", "kB", "MB", "GB"):
-        if value < 1000:
+        if value < 999.5:
             return f"{value:.3g} {unit}"
         value /= 1000
     return f"{value:.3g} TB"

@@ -36,9 +36,19 @@ def training_curve(
         metric: The metric to look for.
 
     Raises:
-        ModelFolderError: There is no readable ``finetuning.json``.
+        ModelFolderError: There is no readable ``finetuning.json``, or its record is damaged.
     """
     manifest = source if isinstance(source, Mapping) else _read(Path(source))
+    try:
+        return _curve(manifest, metric)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise ModelFolderError(
+            "The record of the finetuning run is damaged: 'training_log' must be a list of objects "
+            f"with numbers, and 'metrics' an object ({error!r})."
+        ) from error
+
+
+def _curve(manifest: Mapping[str, Any], metric: str) -> TrainingCurve:
     records = [one for one in manifest.get("training_log", []) if "step" in one]
     loss = {int(one["step"]): float(one["loss"]) for one in records if "loss" in one}
     before = manifest.get("metrics", {}).get("before", {})

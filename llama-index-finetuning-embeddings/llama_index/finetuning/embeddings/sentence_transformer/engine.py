@@ -573,7 +573,10 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
             if best_step == BASE_STEP:
                 logger.warning(_BASE_KEPT, _ndcg(base))
             report = report_from_results(
-                {"base": base, "finetuned": result}, self.val_dataset, seed=self.seed
+                {"base": base, "finetuned": result},
+                self.val_dataset,
+                seed=self.seed,
+                chosen_here=True,
             )
             logger.info("On the validation set:\n%s", report.to_markdown())
         facts = describe_run(
