@@ -697,7 +697,7 @@ def test_full_has_the_defaults_of_the_engine(run, data, monkeypatch):
     given = dict(EngineSpy.options)
     assert (given.pop("model_id"), given.pop("model_output_path")) == ("m", "o")
     for name, value in given.items():
-        assert (value or None) == (signature.parameters[name].default or None), name
+        assert value == signature.parameters[name].default, name
 
 
 @pytest.mark.parametrize(("given", "expected"), [("auto", "auto"), ("model", None)])

@@ -99,8 +99,12 @@ def full(
     matryoshka_dims: Annotated[
         str | None, typer.Option(metavar="N,N", help="Train shorter vectors too.")
     ] = None,
-    query_prompt: Annotated[str, typer.Option(metavar="TEXT", help="Before every query.")] = "",
-    text_prompt: Annotated[str, typer.Option(metavar="TEXT", help="Before every document.")] = "",
+    query_prompt: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Before every query.")
+    ] = None,
+    text_prompt: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Before every document.")
+    ] = None,
     precision: Annotated[
         Literal["auto", "bf16", "fp16", "fp32"],
         typer.Option(metavar="TYPE", help="auto, bf16, fp16 or fp32."),
