@@ -40,8 +40,8 @@ test-matrix: $(VENV)/.installed ## the wheel on every Python here, with the olde
 fuzz: $(VENV)/.installed ## ten minutes of hostile files for every reader
 	$(BIN)/python tests/fuzz/fuzz.py --minutes 10
 
-bench: $(VENV)/.installed ## side-by-side measurements (minutes to hours)
-	$(BIN)/python benchmarks/results.py $(if $(RETIRED),--retired $(RETIRED))
+bench: $(VENV)/.installed ## side-by-side measurements, minutes to hours (DATA=folder RETIRED=python)
+	$(BIN)/python benchmarks/results.py $(if $(DATA),--data $(DATA)) $(if $(RETIRED),--retired $(RETIRED))
 
 lint: $(VENV)/.installed ## ruff and mypy --strict
 	$(BIN)/ruff check .
