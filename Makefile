@@ -7,10 +7,10 @@ export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
 .DEFAULT_GOAL := help
-.PHONY: help install example test test-slow test-matrix fuzz bench lint fmt build clean
+.PHONY: help install example test test-slow test-examples test-matrix fuzz bench lint fmt build clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -33,6 +33,9 @@ test: $(VENV)/.installed ## the fast suite
 
 test-slow: $(VENV)/.installed ## the slow suite: real model, wheel in a new environment, examples
 	$(BIN)/python -m pytest -m slow
+
+test-examples: $(VENV)/.installed ## the examples and the notebook, on small data
+	$(BIN)/python -m pytest -m slow tests/integration/test_examples.py
 
 test-matrix: $(VENV)/.installed ## the wheel on every Python here, with the oldest and newest libraries
 	$(BIN)/python -m nox
