@@ -7,10 +7,10 @@ export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
 .DEFAULT_GOAL := help
-.PHONY: help install example test test-slow test-matrix fuzz bench lint fmt build clean
+.PHONY: help install example test test-slow test-examples test-matrix fuzz bench lint fmt build clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -34,14 +34,17 @@ test: $(VENV)/.installed ## the fast suite
 test-slow: $(VENV)/.installed ## the slow suite: real model, wheel in a new environment, examples
 	$(BIN)/python -m pytest -m slow
 
+test-examples: $(VENV)/.installed ## the examples and the notebook, on small data
+	$(BIN)/python -m pytest -m slow tests/integration/test_examples.py
+
 test-matrix: $(VENV)/.installed ## the wheel on every Python here, with the oldest and newest libraries
 	$(BIN)/python -m nox
 
 fuzz: $(VENV)/.installed ## ten minutes of hostile files for every reader
 	$(BIN)/python tests/fuzz/fuzz.py --minutes 10
 
-bench: $(VENV)/.installed ## side-by-side measurements (minutes to hours)
-	$(BIN)/python benchmarks/results.py $(if $(RETIRED),--retired $(RETIRED))
+bench: $(VENV)/.installed ## side-by-side measurements, minutes to hours (DATA=folder RETIRED=python)
+	$(BIN)/python benchmarks/results.py $(if $(DATA),--data $(DATA)) $(if $(RETIRED),--retired $(RETIRED))
 
 lint: $(VENV)/.installed ## ruff and mypy --strict
 	$(BIN)/ruff check .

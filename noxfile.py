@@ -29,7 +29,7 @@ def tests(session: nox.Session, libraries: str) -> None:
     wheel = next(dist.glob("*.whl"))
     extras = "bm25,cli,demo,dev,lora,openai,plot" + (",merge" if libraries == "newest" else "")
     session.install("--constraint", str(constraints), f"{wheel}[{extras}]")
-    for name in ("tests", "examples", "README.md", "CHANGELOG.md", "pyproject.toml"):
+    for name in ("tests", "examples", "benchmarks", "README.md", "CHANGELOG.md", "pyproject.toml"):
         source, target = ROOT / name, place / name
         if source.is_dir():
             shutil.copytree(source, target, dirs_exist_ok=True)

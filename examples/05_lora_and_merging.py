@@ -35,7 +35,8 @@ engine = SentenceTransformersFinetuneEngine(
 )
 engine.finetune()
 
-# Half way between base and finetuned is often better on other data than either.
+# Somewhere between base and finetuned is often better on other data than either: the validation
+# set chooses how far (weight=0.5 would be half way).
 merge_with_base(OUTPUT / "lora", str(MODEL_DIR), OUTPUT / "merged", weight=None, val_dataset=val)
 
 folders = {"base": MODEL_DIR, "lora": OUTPUT / "lora", "merged": OUTPUT / "merged"}

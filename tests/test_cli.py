@@ -314,14 +314,13 @@ def test_generate_hands_its_options_on(run, documents, integration, monkeypatch)
     }
 
 
-@pytest.mark.parametrize(("key", "expected"), [(None, "none"), ("sk-1", "sk-1")])
+@pytest.mark.parametrize(("key", "expected"), [("", "none"), ("local-1", "local-1")])
 def test_generate_with_any_server(monkeypatch, integration, key, expected):
-    """A server that speaks OpenAI's API is asked by chat, and needs no key unless one is set."""
+    """A server that speaks OpenAI's API is asked by chat, with a key of its own, never OpenAI's."""
     from llama_index.finetuning.embeddings.cli.documents import resolve_llm
 
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    if key is not None:
-        monkeypatch.setenv("OPENAI_API_KEY", key)
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-1")
+    monkeypatch.setenv("OPENAI_LIKE_API_KEY", key)
     integration("openai_like", name="OpenAILike", exported=["OpenAILike"], before="pass")
     module = importlib.import_module("llama_index.llms.openai_like")
 
@@ -414,6 +413,7 @@ def test_generate_needs_one_source(run, documents, choice):
         ("--language", "French"),
         ("--sample-size", 2),
         ("--workers", 8),
+        ("--seed", 42),
     ],
 )
 def test_generate_refuses_what_only_an_llm_heeds(run, documents, option, value):
@@ -436,7 +436,7 @@ def test_generate_keeps_its_defaults_for_an_llm(run, documents, integration, mon
     monkeypatch.setattr(embeddings, "generate_qa_embedding_pairs", spy)
     integration("cockatoo", name="Cockatoo", exported=["Cockatoo"])
     assert run("generate", documents, "-o", "x.json", "--llm", "cockatoo:a").code == 0
-    assert (seen["num_questions_per_chunk"], seen["num_workers"]) == (2, 8)
+    assert (seen["num_questions_per_chunk"], seen["num_workers"], seen["seed"]) == (2, 8, 42)
     shown = run("generate", "--help").out
     assert shown.count("[default: 2]") == shown.count("[default: 8]") == 1
 
@@ -539,6 +539,16 @@ def test_split(run, data):
     assert (train, test) == expected
 
 
+@pytest.mark.parametrize("other", ["s.json", "./s.json", "link.json"])
+def test_split_needs_two_files(run, data, other):
+    """Both parts into one file, by whatever name, is a mistake in the use."""
+    Path("link.json").symlink_to("s.json")
+    outcome = run("split", data, "--train", "s.json", "--test", other)
+    assert outcome.code == 2
+    assert "'--train' / '--test'" in outcome.err
+    assert not Path("s.json").exists()
+
+
 def test_split_by_its_options(run, data):
     """A number of queries, --by, --test-corpus and --seed are those of train_test_split."""
     options = "--test-size 5 --by query --test-corpus all --seed 3 --json"
@@ -630,8 +640,8 @@ class EngineSpy:
     def __init__(self, *args, **options):
         EngineSpy.args, EngineSpy.options = args, options
 
-    def finetune(self):
-        EngineSpy.finetuned = True
+    def finetune(self, **options):
+        EngineSpy.finetuned, EngineSpy.tuning = True, options
 
 
 @pytest.fixture
@@ -691,7 +701,7 @@ def test_full_has_the_defaults_of_the_engine(run, data, monkeypatch):
     given = dict(EngineSpy.options)
     assert (given.pop("model_id"), given.pop("model_output_path")) == ("m", "o")
     for name, value in given.items():
-        assert (value or None) == (signature.parameters[name].default or None), name
+        assert value == signature.parameters[name].default, name
 
 
 @pytest.mark.parametrize(("given", "expected"), [("auto", "auto"), ("model", None)])
@@ -773,16 +783,23 @@ def test_adapter_hands_its_options_on(run, data, tiny_bert_dir, engine_spy):
         "transform": "both",
         "cache_dir": "cache",
         "seed": 1,
-        "epochs": 3,
-        "batch_size": 4,
-        "lr": 0.01,
     }
+    assert engine_spy.tuning == {"epochs": 3, "batch_size": 4, "lr": 0.01}
+
+
+def test_adapter_heeds_what_equals_the_engines_defaults(run, data, tiny_bert_dir):
+    """One epoch in steps of ten is what is asked for, not a sign that nothing was."""
+    options = ("--epochs", 1, "--batch-size", 10, "--device", "cpu")
+    run("adapter", "--train", data, "--model", tiny_bert_dir, "-o", "o", *options)
+    parameters = json.loads(Path("o/finetuning.json").read_text())["parameters"]
+    assert (parameters["epochs"], parameters["batch_size"], parameters["auto"]) == (1, 10, False)
 
 
 def test_adapter_leaves_the_choice_to_the_engine(run, data, tiny_bert_dir, engine_spy):
     """Epochs, batch size and learning rate are not passed unless they are given."""
     run("adapter", "--train", data, "--model", tiny_bert_dir, "-o", "o")
     assert not {"epochs", "batch_size", "lr"} & engine_spy.options.keys()
+    assert engine_spy.tuning == {}
 
 
 def test_evaluate_one_model_with_bm25_and_a_page(run, data, tiny_bert_dir):

@@ -155,10 +155,42 @@ def test_old_signatures_are_a_prefix_of_ours(name):
         assert parameter.kind in (parameter.KEYWORD_ONLY, parameter.VAR_KEYWORD)
 
 
-def test_names_that_are_not_carried_say_where_to_go():
-    """An engine of the retired package for LLMs fails with advice, as an ImportError."""
-    with pytest.raises(ImportError, match="'AzureOpenAIFinetuneEngine'.*openai"):
-        _ = llama_index.finetuning.AzureOpenAIFinetuneEngine
+@pytest.mark.parametrize(
+    ("module", "name", "advice"),
+    [
+        ("", "AzureOpenAIFinetuneEngine", "openai"),
+        (".types", "BaseCrossEncoderFinetuningEngine", "CrossEncoderTrainer"),
+        (".callbacks.finetuning_handler", "MistralAIFineTuningHandler", "OpenAIFineTuningHandler"),
+        (".embeddings.common", "load_existing_data", "from_json"),
+        (".embeddings.adapter_utils", "train_model", "EmbeddingAdapterFinetuneEngine"),
+        (".embeddings.adapter_utils", "MyMultipleNegativesRankingLoss", "EmbeddingAdapter"),
+    ],
+)
+def test_names_that_are_not_carried_say_where_to_go(module, name, advice):
+    """A name that only the retired package has fails with advice, as an ImportError."""
+    home = importlib.import_module(f"llama_index.finetuning{module}")
+    with pytest.raises(ImportError, match=f"'{name}'.*{advice}"):
+        getattr(home, name)
+    with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
+        _ = home.Nothing
+
+
+@pytest.mark.parametrize(
+    ("module", "advice"),
+    [
+        ("azure_openai.base", "`openai` client"),
+        ("cross_encoders", "CrossEncoderTrainer"),
+        ("cross_encoders.dataset_gen", "CrossEncoderTrainer"),
+        ("gradient.base", "has closed"),
+        ("mistralai.base", "`mistralai` client"),
+        ("rerankers", "`cohere` client"),
+        ("rerankers.dataset_gen", "`cohere` client"),
+    ],
+)
+def test_modules_that_are_not_carried_say_where_to_go(module, advice):
+    """So does the import of a module, however deep, that only the retired package has."""
+    with pytest.raises(ImportError, match=f"retired llama-index-finetuning.*{advice}"):
+        importlib.import_module(f"llama_index.finetuning.{module}")
 
 
 def test_importing_the_package_loads_no_torch():

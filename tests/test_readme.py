@@ -30,14 +30,19 @@ class Teacher(CustomLLM):
 
 
 def test_every_python_snippet_runs_in_order(tiny_bert_dir, tmp_path, monkeypatch):
-    """A reader who copies the snippets from top to bottom meets no error."""
+    """A reader who copies the snippets from top to bottom meets no error.
+
+    Only `nodes` and `llm` are theirs to bring; every other name is made by a snippet before.
+    """
     pytest.importorskip("matplotlib")
     monkeypatch.chdir(tmp_path)
     before = Settings._embed_model
     dataset = tiny_dataset(20, 1)
     nodes = [TextNode(id_=docid, text=text) for docid, text in dataset.corpus.items()]
-    names = {"nodes": nodes, "llm": Teacher(), "test": tiny_dataset(8, 1, seed=3)}
-    snippets = re.findall(r"```python\n(.*?)```", README.read_text("utf-8"), re.DOTALL)
+    names = {"nodes": nodes, "llm": Teacher()}
+    text = README.read_text("utf-8")
+    assert all(f"`{name}`" in text.partition("```python")[0] for name in names)
+    snippets = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     assert len(snippets) >= 5
     try:
         for snippet in snippets:
@@ -47,6 +52,35 @@ def test_every_python_snippet_runs_in_order(tiny_bert_dir, tmp_path, monkeypatch
     assert names["report"].to_markdown().count("\n") > 4
     assert (tmp_path / "my_model" / "report.html").is_file()
     assert (tmp_path / "my_adapter" / "config.json").is_file()
+
+
+def test_the_recipe_for_the_terminal_runs(tiny_bert_dir, tmp_path, monkeypatch):
+    """Its commands run one after the other on a folder of documents, with the extras it names."""
+    for extra in ("typer", "bm25s", "matplotlib"):
+        pytest.importorskip(extra)
+    from llama_index.finetuning.embeddings.cli import main
+
+    recipe = README.read_text("utf-8").partition("## From the terminal")[2]
+    install, *commands = (
+        re.search(r"```bash\n(.*?)```", recipe, re.DOTALL)[1]
+        .replace("\\\n", " ")
+        .replace("--llm openai:gpt-4o-mini", "--pseudo")
+        .replace("BAAI/bge-small-en-v1.5", str(tiny_bert_dir))
+        .splitlines()
+    )
+    extras = re.search(r"\[(.*)\]", install)[1].split(",")
+    assert {"bm25", "cli", "openai"} <= set(extras)
+    monkeypatch.chdir(tmp_path)
+    Path("docs").mkdir()
+    for docid, text in tiny_dataset(20, 1).corpus.items():
+        (Path("docs") / f"{docid}.md").write_text(f"# About {text[:30]}\n\n{text}\n")
+    for command in commands:
+        program, *arguments = command.split()
+        assert program == "llama-index-finetune"
+        with pytest.raises(SystemExit) as exit_:
+            main(arguments)
+        assert not exit_.value.code, command
+    assert Path("report.html").is_file()
 
 
 def test_links_within_the_readme_resolve():

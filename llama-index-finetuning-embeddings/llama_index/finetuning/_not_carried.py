@@ -1,8 +1,12 @@
 """Names of the retired package that this one does not carry, and where to go instead."""
 
+_RERANKER = "train a CrossEncoder with the CrossEncoderTrainer of sentence-transformers"
 _ADVICE = {
     "AzureOpenAIFinetuneEngine": "finetune through the `openai` client of your Azure resource",
+    "BaseCohereRerankerFinetuningEngine": "finetune through the `cohere` client",
+    "BaseCrossEncoderFinetuningEngine": _RERANKER,
     "CohereRerankerFinetuneEngine": "finetune through the `cohere` client",
+    "CrossEncoderFinetuneEngine": _RERANKER,
     "GradientAIFineTuningHandler": (
         "its service, Gradient, has closed; record chats with OpenAIFineTuningHandler"
     ),
@@ -12,7 +16,10 @@ _ADVICE = {
     ),
     "MistralAIFineTuningHandler": "record chats with OpenAIFineTuningHandler",
     "MistralAIFinetuneEngine": "finetune through the `mistralai` client",
+    "MyMultipleNegativesRankingLoss": "train with EmbeddingAdapterFinetuneEngine",
     "generate_cohere_reranker_finetuning_dataset": "build the file for the `cohere` client",
+    "load_existing_data": "read the file with EmbeddingQAFinetuneDataset.from_json",
+    "train_model": "train with EmbeddingAdapterFinetuneEngine",
 }
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from llama_index.core.llms.llm import LLM
 
+from llama_index.finetuning._not_carried import missing_name
 from llama_index.finetuning.embeddings.base import (
     BaseEmbeddingFinetuneEngine,
     BaseFinetuningEngine,
@@ -27,3 +28,7 @@ class BaseLLMFinetuneEngine(ABC):
         Args:
             **model_kwargs: Passed on to the constructor of the LLM.
         """
+
+
+def __getattr__(name: str) -> Any:
+    raise missing_name(__name__, name)

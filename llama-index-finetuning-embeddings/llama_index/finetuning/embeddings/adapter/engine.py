@@ -57,7 +57,8 @@ class EmbeddingAdapterFinetuneEngine(BaseFinetuningEngine):
         dataset: What to train on.
         embed_model: The model, which stays as it is.
         batch_size: Pairs of a query and a relevant document in a step.
-        epochs: Passes over these pairs.
+        epochs: Passes over these pairs. Here, a ``batch_size`` or ``epochs`` that equals the
+            default counts as not given, and is chosen for you; ``finetune(epochs=1)`` holds.
         adapter_model: The adapter to train, fresh (for one that was trained before there is
             `from_model_path`); None: a `LinearLayer`.
         dim: Length of the model's vectors; None: found out when it is needed.

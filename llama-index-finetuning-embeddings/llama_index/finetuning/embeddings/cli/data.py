@@ -1,6 +1,7 @@
 """Commands that make and look at datasets: ``generate``, ``describe`` and ``split``."""
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -48,13 +49,16 @@ def generate(
     workers: Annotated[
         int | None, typer.Option(metavar="N", help="Calls of the LLM at a time. [default: 8]")
     ] = None,
-    seed: Seed = 42,
+    seed: Annotated[
+        int | None, typer.Option(metavar="N", help="Seed of all randomness. [default: 42]")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Make a dataset of documents, with or without an LLM.
 
     Questions come from an LLM (--llm), or are parts of the texts themselves (--pseudo). A run that
-    was broken off goes on when it is started again, without paying twice.
+    was broken off goes on when it is started again, without paying twice. Keys are read from the
+    environment; that of openai-like is OPENAI_LIKE_API_KEY.
     """
     if (llm is None) != pseudo:
         raise typer.BadParameter("give one of the two.", param_hint="'--llm' / '--pseudo'")
@@ -65,6 +69,7 @@ def generate(
         "--language": language,
         "--sample-size": sample_size,
         "--workers": workers,
+        "--seed": seed,
     }
     for option, value in for_llm.items():
         if pseudo and value is not None:
@@ -95,7 +100,7 @@ def generate(
                 language=language,
                 style=style,
                 sample_size=sample_size,
-                seed=seed,
+                seed=42 if seed is None else seed,
                 on_finish=reports.append,
             )
     data = {
@@ -151,6 +156,8 @@ def split(
     as_json: AsJson = False,
 ) -> None:
     """Divide a dataset into two parts, to train and to test."""
+    if os.path.realpath(train) == os.path.realpath(test):
+        raise typer.BadParameter("each part needs its own file.", param_hint="'--train' / '--test'")
     with work():
         from llama_index.finetuning.embeddings.cli.inputs import read_dataset
 

@@ -91,7 +91,7 @@ def resolve_llm(spec: str, *, api_base: str | None) -> LLM:
 
     ``openai:gpt-4o-mini`` is ``OpenAI(model="gpt-4o-mini")`` of ``llama_index.llms.openai``, from
     the package ``llama-index-llms-openai``; keys are read from the environment, as the
-    integrations do.
+    integrations do, and that of ``openai-like`` from ``OPENAI_LIKE_API_KEY``.
 
     Args:
         spec: ``provider:model``.
@@ -113,9 +113,10 @@ def resolve_llm(spec: str, *, api_base: str | None) -> LLM:
     if api_base is not None:
         options["api_base"] = api_base
     if provider == _ANY_SERVER:
-        # Nearly every server speaks chat; a local one wants no key, where the client insists.
+        # Nearly every server speaks chat; a local one wants no key, where the client insists, and
+        # without one would send OpenAI's.
         options["is_chat_model"] = True
-        options["api_key"] = os.environ.get("OPENAI_API_KEY", "none")
+        options["api_key"] = os.environ.get("OPENAI_LIKE_API_KEY") or "none"
     for name in options:
         if name not in llm_class.model_fields:
             raise ConfigurationError(

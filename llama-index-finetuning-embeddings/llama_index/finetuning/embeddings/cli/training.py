@@ -60,7 +60,8 @@ def adapter(
         from llama_index.finetuning.embeddings import EmbeddingAdapterFinetuneEngine
 
         tuning = {"epochs": epochs, "batch_size": batch_size, "lr": learning_rate}
-        # What is not given is left to the engine, which then chooses.
+        # What is not given is left to the engine, which then chooses; `finetune` takes what is
+        # given as given, the constructor's defaults included.
         given: dict[str, Any] = {name: x for name, x in tuning.items() if x is not None}
         engine = EmbeddingAdapterFinetuneEngine(
             dataset,
@@ -72,9 +73,8 @@ def adapter(
             transform=transform,
             cache_dir=cache_dir,
             seed=seed,
-            **given,
         )
-        engine.finetune()
+        engine.finetune(**given)
     _show_model(output, engine.report, engine.summary, as_json=as_json)
 
 
@@ -99,8 +99,12 @@ def full(
     matryoshka_dims: Annotated[
         str | None, typer.Option(metavar="N,N", help="Train shorter vectors too.")
     ] = None,
-    query_prompt: Annotated[str, typer.Option(metavar="TEXT", help="Before every query.")] = "",
-    text_prompt: Annotated[str, typer.Option(metavar="TEXT", help="Before every document.")] = "",
+    query_prompt: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Before every query.")
+    ] = None,
+    text_prompt: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Before every document.")
+    ] = None,
     precision: Annotated[
         Literal["auto", "bf16", "fp16", "fp32"],
         typer.Option(metavar="TYPE", help="auto, bf16, fp16 or fp32."),

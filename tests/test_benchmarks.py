@@ -1,0 +1,78 @@
+"""What writes the results: notes stay, and missing data is said. Nothing is measured here."""
+
+import argparse
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.fixture
+def results(monkeypatch):
+    """The script, imported from its folder."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import results
+
+    return results
+
+
+NOTED = """# Results
+
+An introduction.
+
+## A heading of somebody's own
+
+<!-- search -->
+old figures
+<!-- /search -->
+
+A note on them.
+"""
+
+
+def test_only_what_stands_between_the_markers_is_replaced(results):
+    """New figures take the place of the old ones; headings and notes around them stay."""
+    assert results.put(NOTED, "search", "new figures") == NOTED.replace("old", "new")
+
+
+def test_a_benchmark_without_markers_comes_last(results):
+    """Its section is added with its title, and replaced the next time."""
+    added = results.put(NOTED, "adapter", "first")
+    title = results.SECTIONS["adapter"]
+    assert added == f"{NOTED}\n## {title}\n\n<!-- adapter -->\nfirst\n<!-- /adapter -->\n"
+    assert results.put(added, "adapter", "second") == added.replace("first", "second")
+
+
+def test_half_a_pair_of_markers_is_refused(results):
+    """Without its second marker nobody knows where a section ends."""
+    with pytest.raises(SystemExit, match="<!-- /search -->"):
+        results.put(NOTED.replace("<!-- /search -->", ""), "search", "new")
+
+
+def test_missing_data_is_said_before_anything_runs(results, monkeypatch, capsys):
+    """The message names the benchmarks, the option, and what runs without data."""
+    monkeypatch.setattr(sys, "argv", ["results.py", "--data", "nowhere"])
+    with pytest.raises(SystemExit):
+        results.main()
+    message = capsys.readouterr().err
+    assert "no folder 'nowhere'" in message
+    assert "make bench DATA=folder" in message
+    assert "--only search generation dataset" in message
+
+
+def test_the_retired_package_reaches_every_benchmark_that_compares_with_it(results, monkeypatch):
+    """`--retired` is handed to each of them, under the same name."""
+    called = []
+
+    def spy(command, **_):
+        called.append(command)
+        return argparse.Namespace(stdout="figures")
+
+    monkeypatch.setattr(results.subprocess, "run", spy)
+    options = argparse.Namespace(data=Path("d"), retired="old/python")
+    for name in results.SECTIONS:
+        assert results.run(name, options).endswith("figures")
+        compares = '"--retired"' in (BENCHMARKS / f"{name}.py").read_text("utf-8")
+        assert ("old/python" in called[-1]) == compares
