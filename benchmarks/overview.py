@@ -1,6 +1,6 @@
 """Every way of finetuning on every data set: seconds, peak memory and nDCG@10 with intervals.
 
-All with their defaults (LoRA with a learning rate of its own), over the packaged MiniLM, beside
+All with their defaults, over the packaged MiniLM, beside
 the base, BM25, the retired package and a hand-written Trainer; every run in a process of its own.
 Finished runs are kept in ``--results``, and a run that was cut off goes on. Run::
 
@@ -34,7 +34,7 @@ OURS: dict[str, tuple[str, dict[str, Any]]] = {
     "all weights, a hard negative": ("hard_negatives", {}),
     "all weights, Matryoshka": ("full", {"matryoshka_dims": [384, 192, 96]}),
     "all weights, merged with the base": ("merged", {}),
-    "LoRA": ("lora", {"training_args": {"learning_rate": 5e-4}}),
+    "LoRA": ("lora", {}),
 }
 SAME_LENGTH = "all weights, the folder's length"
 RETIRED_ADAPTERS = [f"retired adapter, lr {rate}" for rate in ("2e-5", "1e-4", "1e-3")]

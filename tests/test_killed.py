@@ -45,8 +45,12 @@ def in_checkpoint(monkeypatch):
 
 def in_best_weights(monkeypatch):
     """Die with half of the best weights written."""
+    whole = training.save_model
 
     def half(model, path):
+        if Path(path).name != "model.safetensors":
+            whole(model, path)
+            return
         Path(path).write_bytes(b"half")
         die()
 
@@ -182,31 +186,44 @@ def test_an_old_folder_that_stepped_aside_comes_back(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("settings", "place"),
+    ("settings", "at_once", "place"),
     [
-        ({"save_checkpoints": True, "val_dataset": None}, "checkpoint"),
-        ({"save_checkpoints": False}, "model.safetensors"),
-        ({"save_checkpoints": False, "val_dataset": None}, "out"),
+        ({"save_checkpoints": False}, True, "start.safetensors"),
+        ({"save_checkpoints": True, "val_dataset": None}, False, "checkpoints/"),
+        ({"save_checkpoints": False}, False, "/model.safetensors"),
+        ({"save_checkpoints": False, "val_dataset": None}, False, "out'"),
     ],
-    ids=["checkpoint", "best weights", "output"],
+    ids=["start", "checkpoint", "best weights", "output"],
 )
 def test_a_full_disk_is_told_and_the_old_model_stays(
-    tiny_bert_dir, tmp_path, monkeypatch, settings, place
+    tiny_bert_dir, tmp_path, monkeypatch, settings, at_once, place
 ):
-    """No room for the checkpoint, the best weights or the output: our error, the old model."""
+    """No room for the weights at the start, a checkpoint, the best weights or the output."""
     resource = pytest.importorskip("resource")
     monkeypatch.chdir(tmp_path)
     output = tmp_path / "out"
     SentenceTransformer(str(tiny_bert_dir), device="cpu").save(str(output))
     old = weights(output)
     run = engine(tiny_bert_dir, output, **settings)
+    save = training.SavedWeights.save
+
+    def fill_the_disk():
+        # A limit of the system's: no file may grow beyond it, as on a disk that fills up.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+
+    def save_and_fill(self):
+        save(self)
+        fill_the_disk()
+
     child = os.fork()
     if child == 0:
         status = 1
         try:
-            # A limit of the system's: no file may grow beyond it, as on a disk that fills up.
-            resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            if at_once:
+                fill_the_disk()
+            else:
+                training.SavedWeights.save = save_and_fill
             run.finetune()
         except OutputError as error:
             status = 0 if place in str(error) and "free space" in str(error) else 2

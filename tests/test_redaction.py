@@ -63,7 +63,7 @@ def test_encoding_with_a_talkative_model(tmp_path, caplog, monkeypatch, lasting)
             return super()._get_text_embeddings(texts)
 
     caplog.set_level(logging.DEBUG)
-    monkeypatch.setattr(encoding.encode.__globals__["time"], "sleep", lambda seconds: None)
+    monkeypatch.setitem(encoding.encode.__globals__, "_RETRY_WAITS", (0.0, 0.0))
     message = ""
     try:
         encode(Talkative(), ["a secret sentence"], "text", cache_dir=tmp_path)
