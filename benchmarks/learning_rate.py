@@ -3,7 +3,7 @@
 All else is the engine's default, without a validation set, so that the last step counts. Finished
 runs are kept in ``--results``, and a run that was cut off goes on. Run::
 
-    python benchmarks/learning_rate.py [--data ../shared/data] [--rates 2e-5 3e-5 4e-5 6e-5]
+    python benchmarks/learning_rate.py [--data ../shared/data] [--rates 2e-5 4e-5]
 """
 
 import argparse
@@ -40,20 +40,20 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=Path("learning_rate.json"))
     options = parser.parse_args()
     results = json.loads(options.results.read_text()) if options.results.exists() else {}
-    print("| data | learning rate | nDCG@10 | seconds |\n|---|---|---|---|")
-    for rate in [None, *options.rates]:
-        for name in options.names:
-            arguments = {"learning_rate": float(rate)} if rate else {}
+    rates = [None, *options.rates, "default"]
+    print(f"| data | {' | '.join(rate or 'base' for rate in rates)} |")
+    print("| --- |" + " ---: |" * len(rates))
+    for name in options.names:
+        found = []
+        for rate in rates:
+            arguments = {} if rate == "default" else {"learning_rate": float(rate or 0)}
             settings = {**options.settings, "training_args": arguments} if rate else {}
             key = f"{name} {json.dumps(settings, sort_keys=True)}"
             if key not in results:
                 results[key] = measure(options, name, settings)
                 options.results.write_text(json.dumps(results, indent=1))
-            found = results[key]
-            print(
-                f"| {name} | {rate or 'base'} | {found[METRIC]:.4f} | {found['seconds']:.0f} |",
-                flush=True,
-            )
+            found.append(f"{results[key][METRIC]:.4f}")
+        print(f"| {name} | {' | '.join(found)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import functools
 import json
 import logging
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -173,6 +174,19 @@ def test_prompts_of_the_folder_are_not_used_behind_the_users_back(engine, tiny_b
     run.finetune()
     returned = run.get_finetuned_model().get_query_embedding("river")
     assert np.allclose(returned, run.model.encode("river", normalize_embeddings=True), atol=1e-5)
+
+
+def test_the_instruction_that_llama_index_would_add_is_told(
+    engine, tiny_bert_dir, tmp_path, monkeypatch, caplog
+):
+    """For a model that the wrapper knows by name, unless the prompt is said."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(tiny_bert_dir, "BAAI/bge-small-en-v1.5")
+    engine(model_id="BAAI/bge-small-en-v1.5", query_prompt="")
+    engine()
+    assert "instruction" not in caplog.text
+    engine(model_id="BAAI/bge-small-en-v1.5")
+    assert "query_prompt='Represent this question for searching relevant passages: '" in caplog.text
 
 
 def test_the_untouched_base_wins_where_training_only_hurts(engine, tiny_bert_dir, caplog):

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from llama_index.core.base.embeddings.base import BaseEmbedding
+from llama_index.embeddings.huggingface.utils import get_query_instruct_for_model_name
 from sentence_transformers import SentenceTransformer
 from sentence_transformers import SentenceTransformerTrainingArguments as TrainingArguments
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback, set_seed
@@ -19,7 +20,7 @@ from transformers import PrinterCallback, ProgressCallback, TrainerCallback, set
 from llama_index.finetuning.embeddings.base import BaseFinetuningEngine
 from llama_index.finetuning.embeddings.dataset import EmbeddingQAFinetuneDataset
 from llama_index.finetuning.embeddings.description import token_lengths
-from llama_index.finetuning.embeddings.errors import ConfigurationError, DatasetError
+from llama_index.finetuning.embeddings.errors import ConfigurationError
 from llama_index.finetuning.embeddings.evaluation.evaluate import RetrievalResult
 from llama_index.finetuning.embeddings.files import output_lock, work_folder
 from llama_index.finetuning.embeddings.manifest import describe_run
@@ -60,6 +61,7 @@ from llama_index.finetuning.embeddings.sentence_transformer.training_args import
     changed_fields,
     default_learning_rate,
     merge_training_args,
+    what_shapes_weights,
 )
 from llama_index.finetuning.embeddings.sentence_transformer.validation import (
     METRIC,
@@ -73,12 +75,9 @@ BASE_STEP = 0
 # By experiment, see benchmarks/RESULTS.md.
 _QUERY_LEARNING_RATE = 2e-5
 _QUERIES_PER_DOCUMENT = 4
-# Training arguments, by the beginnings of their names, that may change when a run is resumed.
-_SHAPES_NO_WEIGHTS = (
-    *("output_dir", "num_train_epochs", "max_steps", "local_rank", "resume_from_checkpoint"),
-    *("eval_", "save_", "logging_", "log_", "report_to", "run_name", "project", "disable_tqdm"),
-    *("hub_", "push_to_hub", "metric_for_best_model", "greater_is_better", "load_best_model"),
-    *("dataloader_num_workers", "dataloader_pin", "dataloader_persist", "dataloader_prefetch"),
+_NO_INSTRUCTION = (
+    "HuggingFaceEmbedding puts an instruction before each query of %r; this training does not, so "
+    "that base and result are without it. To train, score and serve with it, pass query_prompt=%r"
 )
 _BASE_KEPT = (
     "No step of the training beat the base's nDCG@10 of %.4f on the validation set: the base is "
@@ -243,6 +242,9 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
         if use_cpu:
             limit_kernel_caches()
         self.model = self._load_model()
+        instruction = get_query_instruct_for_model_name(self.model_id)
+        if query_prompt is None and instruction:
+            logger.warning(_NO_INSTRUCTION, self.model_id, instruction)
         if isinstance(max_seq_length, int):
             check_max_seq_length(self.model, max_seq_length)
         set_seed(seed)
@@ -394,7 +396,7 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
                 train_kwargs,
                 self._default_learning_rate,
             )
-            self._check_learnable(args)
+            self._task.check_learnable(args)
             if device.type == "cuda" and distributed.world_size() == 1:
                 # Else upstream spreads the batch over all GPUs, and multiplies it.
                 args._n_gpu = 1
@@ -428,23 +430,9 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
                 set_max_seq_length(self.model, own_length)
                 raise
             finally:
-                start.path.unlink(missing_ok=True)
+                if distributed.is_main():
+                    start.path.unlink(missing_ok=True)
             self._save(output, trainer, best_step, base, result, phases)
-
-    def _check_learnable(self, args: TrainingArguments) -> None:
-        if self._task.n_documents is None:
-            return
-        if self._task.n_documents < 2:
-            raise DatasetError(
-                "'dataset' has one and the same document for all its queries: there is no other to "
-                "tell it from. Add queries of other documents, or hard_negatives."
-            )
-        rows = args.per_device_train_batch_size * distributed.world_size()
-        if rows == 1 and self.train == "both" and not self.dataset.hard_negatives:
-            raise ConfigurationError(
-                "'batch_size' must be at least 2 without hard_negatives (got 1): a step of one "
-                "document has no other to tell it from, and gradient accumulation brings none."
-            )
 
     def _alone(self, output: Path) -> contextlib.AbstractContextManager[None]:
         """Keep other runs from writing the same folder; the main process does so for all."""
@@ -539,11 +527,6 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
 
     def _fingerprint(self, args: TrainingArguments) -> str:
         """Return what makes two runs the same, so that only checkpoints of this one are resumed."""
-        fields = {
-            name: str(value)
-            for name, value in args.to_dict().items()
-            if not name.startswith(_SHAPES_NO_WEIGHTS)
-        }
         return fingerprint(
             model_id=self.model_id,
             dataset=self.dataset.fingerprint(),
@@ -554,7 +537,7 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
             max_seq_length=_finite(self.model.max_seq_length),
             loss=self.loss,
             peft_config=self.peft_config,
-            training_args=fields,
+            training_args=what_shapes_weights(args),
         )
 
     def _save(

@@ -9,10 +9,11 @@ from typing import Any
 
 from datasets import Dataset
 from sentence_transformers import SentenceTransformer
+from sentence_transformers import SentenceTransformerTrainingArguments as TrainingArguments
 from torch import nn
 
 from llama_index.finetuning.embeddings.dataset import EmbeddingQAFinetuneDataset
-from llama_index.finetuning.embeddings.errors import ConfigurationError
+from llama_index.finetuning.embeddings.errors import ConfigurationError, DatasetError
 from llama_index.finetuning.embeddings.sentence_transformer import distributed, rows, upstream
 from llama_index.finetuning.embeddings.sentence_transformer.batching import (
     FalseNegativeFreeBatchSampler,
@@ -56,6 +57,7 @@ class Task:
             them choose from none.
         frozen_documents: What the queries are trained against where their encoder alone is
             trained; to be encoded before the first step.
+        has_hard_negatives: Some queries name documents to choose against.
     """
 
     batching: str
@@ -66,6 +68,28 @@ class Task:
     prompts: dict[str, str] | None
     n_documents: int | None = None
     frozen_documents: FrozenDocuments | None = None
+    has_hard_negatives: bool = False
+
+    def check_learnable(self, args: TrainingArguments) -> None:
+        """Make sure that there is something to choose from in a step.
+
+        Raises:
+            DatasetError: All queries have the same document.
+            ConfigurationError: A step is too small to hold two documents.
+        """
+        if self.n_documents is None:
+            return
+        if self.n_documents < 2:
+            raise DatasetError(
+                "'dataset' has one and the same document for all its queries: there is no other to "
+                "tell it from. Add queries of other documents, or hard_negatives."
+            )
+        rows = args.per_device_train_batch_size * distributed.world_size()
+        if rows == 1 and self.frozen_documents is None and not self.has_hard_negatives:
+            raise ConfigurationError(
+                "'batch_size' must be at least 2 without hard_negatives (got 1): a step of one "
+                "document has no other to tell it from, and gradient accumulation brings none."
+            )
 
 
 def build_task(
@@ -132,6 +156,7 @@ def build_task(
             collator=StepCollator(model, steps, query_prompt, text_prompt),
             prompts=None,
             n_documents=steps.n_documents,
+            has_hard_negatives=bool(dataset.hard_negatives),
         )
     bound = build_loss(loss, model)
     if distributed.world_size() > 1 and getattr(bound, "gather_across_devices", False):

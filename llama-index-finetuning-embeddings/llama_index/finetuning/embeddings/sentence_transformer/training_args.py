@@ -19,6 +19,14 @@ _TAKEN = {
     "multi_dataset_batch_sampler": "there is one dataset",
 }
 
+# Training arguments, by the beginnings of their names, that may change when a run is resumed.
+_SHAPES_NO_WEIGHTS = (
+    *("output_dir", "num_train_epochs", "max_steps", "local_rank", "resume_from_checkpoint"),
+    *("eval_", "save_", "logging_", "log_", "report_to", "run_name", "project", "disable_tqdm"),
+    *("hub_", "push_to_hub", "metric_for_best_model", "greater_is_better", "load_best_model"),
+    *("dataloader_num_workers", "dataloader_pin", "dataloader_persist", "dataloader_prefetch"),
+)
+
 
 def merge_training_args(
     defaults: dict[str, Any],
@@ -112,3 +120,9 @@ def changed_fields(given: TrainingArguments) -> dict[str, Any]:
         if field.init and field.name != "output_dir" and value != getattr(usual, field.name):
             changed[field.name] = value
     return changed
+
+
+def what_shapes_weights(args: TrainingArguments) -> dict[str, str]:
+    """Return the fields that have to be the same for a run to be resumed."""
+    fields = args.to_dict().items()
+    return {name: str(one) for name, one in fields if not name.startswith(_SHAPES_NO_WEIGHTS)}
