@@ -87,7 +87,7 @@ def table(options: argparse.Namespace, name: str, rows: dict[str, dict[str, Any]
         change = np.array(row["queries"]) - base
         sampled = resampled_means(change[:, None], clusters, seed=SEED)[:, 0]
         p_value = sign_flip_p_values(change[:, None], clusters, seed=SEED)[0]
-        seen = difference(change, sampled, p_value)
+        seen = difference(change, sampled, p_value, int(clusters.max()) + 1)
         seconds, peak = cell(row, "seconds", ".0f"), cell(row, "peak_gb", ".1f")
         lines.append(
             f"| {label} | {seconds} | {peak} | {row[METRIC]:.4f} | "

