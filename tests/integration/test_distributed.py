@@ -50,6 +50,6 @@ def test_two_processes_train_like_one_with_the_doubled_batch(tiny_bert_dir, tmp_
 
 
 def test_fewer_rows_than_processes_end(tiny_bert_dir, tmp_path):
-    """One document for two processes: both train it, and neither waits for ever."""
-    found = train(tiny_bert_dir, tmp_path / "two", "--documents", "1", processes=2, batch_size=1)
+    """Two documents for three processes: all train, and none waits for ever."""
+    found = train(tiny_bert_dir, tmp_path / "three", "--documents", "2", processes=3, batch_size=1)
     assert len(found["losses"]) == 2
