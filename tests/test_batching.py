@@ -9,8 +9,11 @@ from hypothesis import strategies as st
 from llama_index.finetuning.embeddings import EmbeddingQAFinetuneDataset
 from llama_index.finetuning.embeddings.errors import ConfigurationError
 from llama_index.finetuning.embeddings.relevance import RelevanceIndex
+from llama_index.finetuning.embeddings.sentence_transformer import batching
 from llama_index.finetuning.embeddings.sentence_transformer.batching import (
     FalseNegativeFreeBatchSampler,
+    _exactly,
+    _first_fit,
 )
 from llama_index.finetuning.embeddings.sentence_transformer.by_document import (
     MASKED,
@@ -21,6 +24,7 @@ from llama_index.finetuning.embeddings.sentence_transformer.by_document import (
 )
 from llama_index.finetuning.embeddings.sentence_transformer.losses import LossFormat
 from llama_index.finetuning.embeddings.sentence_transformer.rows import (
+    RowKeys,
     build_rows,
     document_rows,
     training_pairs,
@@ -109,6 +113,64 @@ def test_drop_last_leaves_out_what_is_not_full():
     assert [len(batch) for batch in epoch(sampler, 0)] == [4, 4]
 
 
+def plain_batches(n_rows, batch_size, **kwargs):
+    """Return the first epoch of rows that may all meet."""
+    arguments = {"drop_last": False, "keys": None, "seed": 1, **kwargs}
+    return epoch(FalseNegativeFreeBatchSampler(range(n_rows), batch_size, **arguments), 0)
+
+
+def test_rows_that_may_all_meet_fill_batches_one_after_another():
+    """Every row once, and only the last batch is smaller."""
+    batches = plain_batches(10, 4)
+    assert [len(batch) for batch in batches] == [4, 4, 2]
+    assert sorted(row for batch in batches for row in batch) == list(range(10))
+    assert [len(batch) for batch in plain_batches(10, 4, drop_last=True)] == [4, 4]
+    assert [len(batch) for batch in plain_batches(3, 4, drop_last=True)] == [3]
+    assert plain_batches(10, 4) != plain_batches(10, 4, seed=2)
+
+
+def test_processes_get_equally_many_batches():
+    """The largest are halved until the number divides; a single row is trained twice."""
+    assert [len(one) for one in plain_batches(10, 4, n_processes=2)] == [2, 2, 4, 2]
+    assert [len(one) for one in plain_batches(9, 3, n_processes=5)] == [1, 2, 1, 2, 3]
+    assert plain_batches(1, 4, n_processes=3) == [[0], [0], [0]]
+
+
+def test_an_epoch_with_too_many_batches_leaves_out_those_that_filled_up_least():
+    """The order of the others stays."""
+    batches = [[1], [2, 3], [4, 5, 6], [7, 8]]
+    assert _exactly(batches, 3) == [[2, 3], [4, 5, 6], [7, 8]]
+    assert _exactly(batches, 1) == [[4, 5, 6]]
+    assert _exactly(batches, 4) == batches
+
+
+def test_batches_that_wait_too_long_go_out_as_they_are(monkeypatch):
+    """Rows that all clash would else keep every batch open; the oldest goes first."""
+    monkeypatch.setattr(batching, "_MAX_OPEN", 2)
+    keys = [RowKeys(documents=frozenset([i]), relevant=frozenset(range(5))) for i in range(4)]
+    apart = RowKeys(documents=frozenset([9]), relevant=frozenset([9]))
+    assert _first_fit([0, 1, 2, 3, 4], [*keys, apart], 2) == [[0], [1], [2, 4], [3]]
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_what_keeps_document_rows_apart(apart):
+    """Rows of one document in any case; with pairs also what is relevant to the other's query."""
+    dataset = two_positives()
+    dataset.hard_negatives = {"q2": ["b"]}
+    grouped = document_rows(dataset, use_all_docs=True, max_queries=1)
+    steps = StepBuilder(dataset, grouped, false_negatives_apart=apart)
+    index = RelevanceIndex(dataset)
+    a, b, c = (frozenset([index.key_of[docid]]) for docid in "abc")
+    assert [row.document_id for row in grouped] == ["a", "b", "c"]
+    assert index.key_of["a2"] in a
+    if apart:
+        expected = [RowKeys(a, a | b), RowKeys(b, a | b), RowKeys(c | b, c)]
+    else:
+        expected = [RowKeys(a, a), RowKeys(b, b), RowKeys(c, c)]
+    assert steps.keys == expected
+    assert steps.n_documents == 3
+
+
 def two_positives():
     """Return a dataset with a query of two documents, and a twin of one."""
     return EmbeddingQAFinetuneDataset(
@@ -136,6 +198,39 @@ def test_labelled_rows_have_positives_1_and_negatives_0():
     for query, document, label in zip(*rows.columns.values(), strict=True):
         assert label == (1.0 if document in relevant_texts(dataset, query) else 0.0)
     assert rows.columns["label"].count(1.0) == rows.columns["label"].count(0.0) == 6
+
+
+@pytest.mark.parametrize("kind", ["ranking", "labelled"])
+def test_rows_are_of_the_first_relevant_document_unless_all_are_asked_for(kind):
+    """For every kind of loss."""
+    for use_all_docs, n_positives in ((False, 2), (True, 3)):
+        rows = build_rows(two_positives(), LossFormat(kind), use_all_docs=use_all_docs, seed=1)
+        labels = rows.columns.get("label", [1.0] * len(rows))
+        assert labels.count(1.0) == n_positives
+
+
+def test_drawn_negatives_follow_the_seed():
+    """The same seed draws the same, another one others."""
+
+    def drawn(seed):
+        rows = build_rows(tiny_dataset(30, 1), LossFormat("triplet"), use_all_docs=False, seed=seed)
+        assert list(rows.columns) == ["anchor", "positive", "negative"]
+        return rows.columns["negative"]
+
+    assert drawn(1) == drawn(1)
+    assert drawn(1) != drawn(2)
+
+
+@pytest.mark.parametrize(
+    ("max_negatives", "names"), [(None, ["negative_1", "negative_2"]), (1, ["negative"]), (0, [])]
+)
+def test_no_more_columns_of_negatives_than_the_loss_takes(max_negatives, names):
+    """One has a name without a number."""
+    dataset = tiny_dataset(5, 1)
+    dataset.hard_negatives = {"q0-0": ["d1"], "q1-0": ["d2", "d3"]}
+    loss = LossFormat("ranking", max_negatives=max_negatives)
+    rows = build_rows(dataset, loss, use_all_docs=False, seed=1)
+    assert list(rows.columns) == ["anchor", "positive", *names]
 
 
 def test_triplets_use_the_hard_negatives():

@@ -1,12 +1,14 @@
 """Bootstrap intervals and sign-flip p-values against what theory says."""
 
 import math
+from statistics import NormalDist
 
 import numpy as np
 import pytest
 
 from llama_index.finetuning.embeddings.evaluation.significance import (
     Difference,
+    _t_quantile,
     difference,
     estimate,
     interval,
@@ -178,3 +180,13 @@ def test_luck_is_seldom_called_a_change():
     samples = resampled_means(changes, clusters, seed=0)
     found = [difference(changes[:, i], samples[:, i], p_values[i], 30).verdict for i in range(200)]
     assert 0.01 < 1 - found.count("no measurable change") / 200 < 0.09
+
+
+@pytest.mark.parametrize(
+    ("freedom", "expected"),
+    [(1, 11.300118), (2, 4.270551), (3, 3.178617), (5, 2.570308), (19, 2.093024)],
+)
+def test_students_quantile_for_95_percent(freedom, expected):
+    """By the series; the true ones are 12.706, 4.303, 3.182, 2.571 and 2.093."""
+    z = NormalDist().inv_cdf(0.975)
+    assert _t_quantile(z, freedom) == pytest.approx(expected, abs=1e-6)

@@ -182,6 +182,7 @@ class _Negatives:
         if candidates:
             return self._rng.choice(candidates)
         raise ConfigurationError(
-            f"The loss needs a negative for query {query_id!r}, but every document of the corpus "
-            "is relevant to it. Add documents, or use MultipleNegativesRankingLoss."
+            f"The loss needs another negative for query {query_id!r}, but the corpus has no further "
+            "document that is not relevant to it. Add documents, or use "
+            "MultipleNegativesRankingLoss."
         )
