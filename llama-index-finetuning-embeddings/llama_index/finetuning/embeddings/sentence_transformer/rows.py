@@ -182,7 +182,7 @@ class _Negatives:
         if candidates:
             return self._rng.choice(candidates)
         raise ConfigurationError(
-            f"The loss needs another negative for query {query_id!r}, but the corpus has no further "
-            "document that is not relevant to it. Add documents, or use "
+            f"The loss needs another negative for query {query_id!r}, but the corpus has no "
+            "further document that is not relevant to it. Add documents, or use "
             "MultipleNegativesRankingLoss."
         )
