@@ -130,6 +130,7 @@ def test_an_adapter_resumes_where_an_unbroken_run_ends(engine, tmp_path, monkeyp
     assert torch.allclose(weights(unbroken.model), weights(resumed.model), atol=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore:mtime may not be reliable:UserWarning")  # transformers 4
 def test_what_shapes_no_weights_may_change_between_runs(engine, tmp_path, monkeypatch, caplog):
     """Fewer checkpoints and other logs resume; another learning rate does not, and says so."""
     monkeypatch.chdir(tmp_path)
