@@ -290,6 +290,22 @@ def test_a_hard_negative_of_a_relevant_text_is_left_out():
     assert Rows.of(dataset).hard == [[2], []]
 
 
+@pytest.mark.parametrize("negatives", ["relevant", "in_batch", "corpus"])
+def test_the_query_itself_is_no_negative(negatives):
+    """A query that stands in the corpus, as in ArguAna, is not pushed away from its own text."""
+    dataset = EmbeddingQAFinetuneDataset(
+        queries={"q0": "one", "q1": "two", "q2": "three"},
+        corpus={"a": "counter one", "b": "one", "c": "three", "d": "four"},
+        relevant_docs={"q0": ["a"], "q1": ["b"], "q2": ["d"]},
+        hard_negatives={"q2": ["c"]},
+    )
+    rows = rows_to_train_on(dataset, TrainingOptions(auto=False, negatives=negatives))
+    assert rows.hard == [[], [], []]
+    for query, _, against in masks(rows, negatives):
+        text = dataset.queries[f"q{query}"]
+        assert text not in {dataset.corpus[rows.document_ids[row]] for row in against}
+
+
 def test_only_what_is_needed_is_embedded():
     """Told how to train, a document that no query names costs nothing; to choose, it is needed."""
     dataset = small(hard_negatives={"q0": ["d4"]})
@@ -898,15 +914,18 @@ class Silent(HashEmbedding):
 
 
 def test_a_dimension_that_nothing_tells_is_found_out(output):
-    """By embedding one text, as in the retired package."""
-    base = Silent(dim="unknown")
-    engine = engine_for(synonyms(20), output, base, epochs=1, lr=1e-3)
+    """By embedding one document first, which is not embedded again."""
+    base, dataset = Silent(dim="unknown"), synonyms(20)
+    engine = engine_for(dataset, output, base, epochs=1, lr=1e-3)
     assert base.texts_seen == []
-    engine.finetune()
-    assert base.texts_seen[0] == "hello world"
     assert engine.dim == 32
-    assert engine_for(tiny_dataset(), output, base).dim == 32
-    assert base.texts_seen[-1] == "hello world"
+    assert base.texts_seen == [dataset.corpus["d0"]]
+    engine.finetune()
+    assert sorted(base.texts_seen) == sorted(dataset.corpus.values())
+    tells = engine_for(dataset, output, epochs=1, lr=1e-3)
+    tells.finetune()
+    for name, weights in engine.model.state_dict().items():
+        assert torch.allclose(weights, tells.model.state_dict()[name], atol=1e-5)
 
 
 def test_a_dimension_that_is_not_the_models(output):
@@ -919,7 +938,7 @@ def test_a_dimension_that_is_not_the_models(output):
         base = Silent(dim="unknown")
         with pytest.raises(ConfigurationError, match=words):
             engine_for(synonyms(20), output, base, **argument).finetune()
-        assert (base.texts_seen, base.query_calls) == (["hello world"], 0)
+        assert (base.texts_seen, base.query_calls) == ([synonyms(20).corpus["d0"]], 0)
 
 
 def test_a_second_run_embeds_nothing(output):

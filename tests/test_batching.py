@@ -147,8 +147,8 @@ def test_an_epoch_with_too_many_batches_leaves_out_those_that_filled_up_least():
 def test_batches_that_wait_too_long_go_out_as_they_are(monkeypatch):
     """Rows that all clash would else keep every batch open; the oldest goes first."""
     monkeypatch.setattr(batching, "_MAX_OPEN", 2)
-    keys = [RowKeys(documents=frozenset([i]), relevant=frozenset(range(5))) for i in range(4)]
-    apart = RowKeys(documents=frozenset([9]), relevant=frozenset([9]))
+    keys = [RowKeys(documents=frozenset([i]), barred=frozenset(range(5))) for i in range(4)]
+    apart = RowKeys(documents=frozenset([9]), barred=frozenset([9]))
     assert _first_fit([0, 1, 2, 3, 4], [*keys, apart], 2) == [[0], [1], [2, 4], [3]]
 
 
@@ -319,9 +319,33 @@ def test_relevance_is_shared_by_equal_texts():
     index = RelevanceIndex(dataset)
     assert index.n_keys == 3
     assert index.key_of["a"] == index.key_of["a2"]
-    assert index.is_relevant("q1", "a2")
-    assert index.is_relevant("q1", "b")
-    assert not index.is_relevant("q3", "a")
+    assert index.relevant_keys("q1") == {index.key_of["a2"], index.key_of["b"]}
+    assert index.relevant_keys("q3") == {index.key_of["c"]}
+
+
+@pytest.mark.parametrize("apart", [True, False])
+def test_the_query_itself_is_no_negative(apart):
+    """A query that stands in the corpus, as in ArguAna, is not pushed away from its own text."""
+    dataset = EmbeddingQAFinetuneDataset(
+        queries={"q1": "one", "q2": "two", "q3": "three"},
+        corpus={"a": "counter one", "b": "one", "c": "three", "d": "four"},
+        relevant_docs={"q1": ["a"], "q2": ["b"], "q3": ["d"]},
+        hard_negatives={"q3": ["c"]},
+    )
+    grouped = document_rows(dataset, use_all_docs=True, max_queries=1)
+    steps = StepBuilder(dataset, grouped, false_negatives_apart=apart)
+    step = steps([0, 1, 2])
+    lines = [dict(zip(step.documents, line, strict=True)) for line in step.targets.matrix.tolist()]
+    assert lines == [
+        {"counter one": POSITIVE, "one": MASKED, "four": NEGATIVE, "three": NEGATIVE},
+        {"counter one": NEGATIVE, "one": POSITIVE, "four": NEGATIVE, "three": NEGATIVE},
+        {"counter one": NEGATIVE, "one": NEGATIVE, "four": POSITIVE, "three": MASKED},
+    ]
+    clash = steps.keys[0].clashes(set(steps.keys[1].documents), set(steps.keys[1].barred))
+    assert clash is apart
+    triplets = build_rows(dataset, LossFormat("triplet"), use_all_docs=True, seed=1).columns
+    assert triplets["negative"][0] in ("three", "four")
+    assert triplets["negative"][2] in ("counter one", "one")
 
 
 def test_documents_of_several_processes():

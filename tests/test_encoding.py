@@ -78,6 +78,17 @@ def test_each_distinct_text_is_embedded_exactly_once(texts, batch_size, workers)
         assert np.allclose(vector, model.vector(text), atol=1e-6)
 
 
+@pytest.mark.parametrize("cached", [False, True])
+def test_known_vectors_are_not_embedded_again(tmp_path, cached):
+    """They stand in the rows of their text, as they were given; what else is known is ignored."""
+    model = HashEmbedding(dim=4)
+    known = {"amber": [1.0, 2.0, 3.0, 4.0], "other": [9.0] * 4}
+    cache_dir = tmp_path if cached else None
+    vectors = encode(model, ["amber", "b", "amber"], "text", known=known, cache_dir=cache_dir)
+    assert np.allclose(vectors, [known["amber"], model.vector("b"), known["amber"]])
+    assert model.texts_seen == ["b"]
+
+
 def test_sides_are_apart():
     """A query gets the query prompt, a text does not."""
     model = HashEmbedding(query_prefix="ask ")

@@ -78,6 +78,7 @@ def test_limits(options, expected):
     [
         ({"max_score": 0.5}, [1, 2]),
         ({"min_score": 0.5}, [0, 1]),
+        ({"min_score": 0.5, "max_score": 0.5}, [1]),
         ({"absolute_margin": 0.25}, [1, 2]),
     ],
 )

@@ -1,7 +1,8 @@
 """Which documents count as relevant to a query once identical texts are one text.
 
-Every place that picks negatives (losses, batches, mining) asks here, so that a document which
-is relevant to a query is never its negative, under whatever id it stands in the corpus.
+Every place that picks negatives (losses, batches, mining) asks here, so that neither a document
+which is relevant to a query nor the query itself is its negative, under whatever id it stands in
+the corpus.
 """
 
 from collections import defaultdict
@@ -55,6 +56,6 @@ class RelevanceIndex:
         """Return the keys of the documents that are the query itself, as in ArguAna."""
         return self._own.get(query_id, frozenset())
 
-    def is_relevant(self, query_id: str, document_id: str) -> bool:
-        """Tell whether a document, or one of the same text, is relevant to a query."""
-        return self.key_of[document_id] in self.relevant_keys(query_id)
+    def barred_keys(self, query_id: str) -> frozenset[int]:
+        """Return the keys that are never a query's negatives: the relevant ones and its own."""
+        return self.relevant_keys(query_id) | self.own_keys(query_id)

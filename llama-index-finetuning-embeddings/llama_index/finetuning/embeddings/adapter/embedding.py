@@ -1,6 +1,6 @@
 """The vectors that an adapter is trained on."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,8 +15,6 @@ from llama_index.finetuning.embeddings.dataset import EmbeddingQAFinetuneDataset
 from llama_index.finetuning.embeddings.encoding import Side, encode, stated_dimension
 from llama_index.finetuning.embeddings.encoding.identity import identity
 from llama_index.finetuning.embeddings.errors import ConfigurationError
-
-_PROBE = "hello world"
 
 
 class Embedder:
@@ -40,19 +38,30 @@ class Embedder:
             )
         self._embed_model = embed_model
         self._is_certain = stated is not None
+        self._first: tuple[Any, dict[str, list[float]]] | None = None
         self._last: tuple[Any, tuple[Tensor, Tensor]] | None = None
         self.dim = dim or stated
 
-    def find_dim(self, options: TrainingOptions) -> int:
-        """Return the length of the model's vectors, by one text where it does not state it."""
+    def find_dim(self, dataset: EmbeddingQAFinetuneDataset, options: TrainingOptions) -> int:
+        """Return the length of the model's vectors, by one document where it does not state it.
+
+        The vector is kept, so that no training pays for this document again.
+        """
         if self.dim is None or not self._is_certain:
-            self.embed([("of the first call", _PROBE)], "text", options)
+            docid = dataset.relevant_docs[next(iter(dataset.queries))][0]
+            text = dataset.corpus[docid]
+            vectors = self.embed([(docid, text)], "text", options)
+            self._first = identity(self._embed_model), {text: vectors[0].tolist()}
         return self.dim or 0
 
     def embed(
-        self, texts: Sequence[tuple[str, str]], side: Side, options: TrainingOptions
+        self,
+        texts: Sequence[tuple[str, str]],
+        side: Side,
+        options: TrainingOptions,
+        known: Mapping[str, list[float]] | None = None,
     ) -> Tensor:
-        """Embed pairs of an id and a text, shape ``(n_texts, dim)``.
+        """Embed pairs of an id and a text, shape ``(n_texts, dim)``; ``known`` texts are not paid.
 
         Raises:
             ConfigurationError: The vectors are not of the length ``dim``.
@@ -67,6 +76,7 @@ class Embedder:
             num_workers=options.num_workers,
             cache_dir=options.cache_dir,
             show_progress=options.show_progress_bar,
+            known=known,
         )
         if self.dim is not None and vectors.shape[1] != self.dim:
             raise ConfigurationError(
@@ -87,11 +97,18 @@ class Embedder:
         # All sets in one call a side: they may share texts.
         queries = [pair for dataset, _ in parts for pair in dataset.queries.items()]
         documents = [(id_, one.corpus[id_]) for one, rows in parts for id_ in rows.document_ids]
-        key = identity(self._embed_model), queries, documents
+        model = identity(self._embed_model)
+        key = model, queries, documents
         if self._last is None or self._last[0] != key:
             self._last = None
-            embedded = self.embed(queries, "query", options), self.embed(documents, "text", options)
-            self._last = key, embedded
+            known = self._first[1] if self._first is not None and self._first[0] == model else {}
+            self._last = (
+                key,
+                (
+                    self.embed(queries, "query", options),
+                    self.embed(documents, "text", options, known),
+                ),
+            )
         query_vectors, document_vectors = (one.to(device) for one in self._last[1])
         found = []
         for dataset, rows in parts:

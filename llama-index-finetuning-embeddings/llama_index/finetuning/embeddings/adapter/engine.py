@@ -161,8 +161,8 @@ class EmbeddingAdapterFinetuneEngine(BaseFinetuningEngine):
 
     @property
     def dim(self) -> int:
-        """Length of the model's vectors; a text is embedded where nothing else tells."""
-        return self._embedder.dim or self._embedder.find_dim(self._options({}))
+        """Length of the model's vectors; a document is embedded where nothing else tells."""
+        return self._embedder.dim or self._embedder.find_dim(self.dataset, self._options({}))
 
     @property
     def model(self) -> BaseAdapter:
@@ -237,9 +237,9 @@ class EmbeddingAdapterFinetuneEngine(BaseFinetuningEngine):
             seconds: Where to put the time of each phase.
         """
         began = time.perf_counter()
-        # One text tells what would otherwise show when all of them are paid for.
+        # One document tells what would otherwise show when all of them are paid for.
         expected = self._embedder.dim
-        if self._embedder.find_dim(options) != expected:
+        if self._embedder.find_dim(self.dataset, options) != expected:
             self._check_adapter(options)
         parts = [(self.dataset, rows)]
         if options.val_dataset is not None:

@@ -27,6 +27,8 @@ class Rows:
         relevant: For each query, the rows of all documents that are relevant to it or to a
             query of the same text.
         hard: For each query, the rows of its hard negatives.
+        barred: For each query, the rows that are never its negatives: its relevant ones, and
+            itself where it stands in the corpus.
     """
 
     document_ids: list[str]
@@ -34,13 +36,14 @@ class Rows:
     positives: list[list[int]]
     relevant: list[list[int]]
     hard: list[list[int]]
+    barred: list[list[int]]
 
     @classmethod
     def of(cls, dataset: EmbeddingQAFinetuneDataset) -> "Rows":
         """Number the rows of a dataset."""
         index = RelevanceIndex(dataset)
         key_of = index.key_of
-        relevant = [sorted(index.relevant_keys(qid)) for qid in dataset.queries]
+        barred = [sorted(index.barred_keys(qid)) for qid in dataset.queries]
         hard_negatives = dataset.hard_negatives or {}
         return cls(
             document_ids=index.first_ids(),
@@ -49,15 +52,19 @@ class Rows:
                 list(dict.fromkeys(key_of[docid] for docid in dataset.relevant_docs[qid]))
                 for qid in dataset.queries
             ],
-            relevant=relevant,
+            relevant=[sorted(index.relevant_keys(qid)) for qid in dataset.queries],
             hard=[
-                sorted({key_of[docid] for docid in hard_negatives.get(qid, ())} - set(own))
-                for qid, own in zip(dataset.queries, relevant, strict=True)
+                sorted({key_of[docid] for docid in hard_negatives.get(qid, ())} - set(never))
+                for qid, never in zip(dataset.queries, barred, strict=True)
             ],
+            barred=barred,
         )
 
     def keep(self, documents: Sequence[int]) -> "Rows":
-        """Return the same queries over these documents alone, which hold every row named."""
+        """Return the same queries over these documents alone.
+
+        Every positive, relevant and hard row must be among them.
+        """
         place = {row: i for i, row in enumerate(documents)}
 
         def moved(lists: list[list[int]]) -> list[list[int]]:
@@ -69,6 +76,7 @@ class Rows:
             positives=moved(self.positives),
             relevant=moved(self.relevant),
             hard=moved(self.hard),
+            barred=moved([[row for row in rows if row in place] for rows in self.barred]),
         )
 
     def groups(self) -> NDArray[np.int64]:
@@ -141,8 +149,8 @@ class TrainingSet:
             self._pool = torch.tensor(sorted(set(everything) - hidden), device=device)
         hard = [[row for row in own if row not in hidden] for own in rows.hard]
         self.hard = _padded(hard, device)
-        # Relevant and hard rows of all queries end to end, with each query's place in that list.
-        apart = [[*own, *more] for own, more in zip(rows.relevant, rows.hard, strict=True)]
+        # Barred and hard rows of all queries end to end, with each query's place in that list.
+        apart = [[*own, *more] for own, more in zip(rows.barred, rows.hard, strict=True)]
         lengths = torch.tensor([len(own) for own in apart], device=device)
         self._n_apart = lengths
         self._start = lengths.cumsum(0) - lengths
@@ -173,8 +181,8 @@ class TrainingSet:
         """Find each pair's positive among the candidates, and what is no common negative of it.
 
         Returns:
-            The positives' columns, shape ``(n_pairs,)``, and a mask of the query's other
-            relevant documents and of its hard negatives, which have a weight of their own;
+            The positives' columns, shape ``(n_pairs,)``, and a mask of what is barred from the
+            query's negatives and of its hard negatives, which have a weight of their own;
             shape ``(n_pairs, n_candidates)``.
         """
         self._column[candidates] = torch.arange(len(candidates), device=candidates.device)

@@ -6,7 +6,7 @@ import logging
 import os
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Literal
 
@@ -71,6 +71,7 @@ def encode(
     num_workers: int | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
     show_progress: bool = False,
+    known: Mapping[str, Sequence[float]] | None = None,
 ) -> NDArray[np.float32]:
     """Embed texts in batches, every distinct text exactly once.
 
@@ -97,6 +98,7 @@ def encode(
         cache_dir: Folder of the on-disk cache; default: no cache. Vectors are kept by the
             model's identity (see `identity`), the side and the text.
         show_progress: Show a progress bar.
+        known: Vectors of texts that the model has embedded already, on this side.
 
     Returns:
         Vectors as the model gave them, not normalised, shape ``(n_texts, dim)``, in the order
@@ -118,11 +120,13 @@ def encode(
     for i, text in enumerate(texts):
         rows.setdefault(text, []).append(i)
     table = _Table(rows, ids)
+    for text in (known or {}).keys() & rows.keys():
+        table.fill([text], [(known or {})[text]])
     with contextlib.ExitStack() as stack:
         cache = None
         if cache_dir is not None:
             cache = stack.enter_context(VectorCache(cache_dir, identity(embed_model, side)))
-            for text, vector in cache.get(side, rows):
+            for text, vector in cache.get(side, table.missing()):
                 table.fill([text], vector[np.newaxis])
         todo = table.missing()
         bar = stack.enter_context(

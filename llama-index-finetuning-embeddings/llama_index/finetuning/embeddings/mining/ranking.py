@@ -54,9 +54,7 @@ def ranked(
     """
     queries, documents = vectors
     relevant = [np.fromiter(index.relevant_keys(qid), np.int64) for qid in query_ids]
-    barred = [
-        np.fromiter(index.relevant_keys(qid) | index.own_keys(qid), np.int64) for qid in query_ids
-    ]
+    barred = [np.fromiter(index.barred_keys(qid), np.int64) for qid in query_ids]
     # By number of positives: a query with a thousand of them lengthens the search of few others.
     order = np.argsort([len(keys) for keys in barred], kind="stable")
     for start in range(0, len(order), _QUERIES_AT_A_TIME):

@@ -25,7 +25,7 @@ class FalseNegativeFreeBatchSampler(DefaultBatchSampler):  # type: ignore[misc]
         dataset: The training rows, as the Trainer passes them.
         batch_size: Rows a batch.
         drop_last: Leave out batches that did not fill up.
-        keys: What each row brings and what is relevant to it; None lets any rows meet.
+        keys: What each row brings and what must not meet it; None lets any rows meet.
         seed: Seed of the shuffling.
         n_processes: Training processes that take turns with the batches; every one gets equally
             many, because they wait for each other at every step.
@@ -86,12 +86,12 @@ class FalseNegativeFreeBatchSampler(DefaultBatchSampler):  # type: ignore[misc]
 class _OpenBatch:
     rows: list[int] = field(default_factory=list)
     documents: set[int] = field(default_factory=set)
-    relevant: set[int] = field(default_factory=set)
+    barred: set[int] = field(default_factory=set)
 
     def add(self, row: int, keys: RowKeys) -> None:
         self.rows.append(row)
         self.documents |= keys.documents
-        self.relevant |= keys.relevant
+        self.barred |= keys.barred
 
 
 def _first_fit(rows: list[int], keys: Sequence[RowKeys], batch_size: int) -> list[list[int]]:
@@ -99,9 +99,7 @@ def _first_fit(rows: list[int], keys: Sequence[RowKeys], batch_size: int) -> lis
     waiting: list[_OpenBatch] = []
     for row in rows:
         mine = keys[row]
-        batch = next(
-            (one for one in waiting if not mine.clashes(one.documents, one.relevant)), None
-        )
+        batch = next((one for one in waiting if not mine.clashes(one.documents, one.barred)), None)
         if batch is None:
             batch = _OpenBatch()
             waiting.append(batch)

@@ -22,15 +22,15 @@ class Targets:
 
     Attributes:
         matrix: Shape ``(n_queries, n_documents)``, int8: POSITIVE where the pair is trained,
-            MASKED where the document is relevant to the query but not trained here, NEGATIVE
-            everywhere else.
+            MASKED where the document is relevant to the query but not trained here, or is the
+            query itself, NEGATIVE everywhere else.
         document_keys: Each document's key in a `RelevanceIndex`, shape ``(n_documents,)``.
-        relevant_keys: The keys of all documents that are relevant to a query, for each query.
+        barred_keys: For each query, the keys of all documents that must not be its negatives.
     """
 
     matrix: Tensor
     document_keys: Tensor
-    relevant_keys: list[frozenset[int]]
+    barred_keys: list[frozenset[int]]
 
     def to(self, device: Any, **kwargs: Any) -> "Targets":
         """Move the tensors to a device; the Trainer does it with what a collator returns."""
@@ -40,12 +40,12 @@ class Targets:
     def among(self, document_keys: Tensor, start: int) -> Tensor:
         """Return the matrix over the documents of all processes, ours from ``start`` on.
 
-        Another process's document is masked where it is relevant to one of our queries.
+        Another process's document is masked where it must not be a negative of our queries.
         """
         keys = document_keys.tolist()
-        wide = torch.full((len(self.relevant_keys), len(keys)), NEGATIVE, dtype=torch.int8)
-        for line, relevant in enumerate(self.relevant_keys):
-            wide[line, [column for column, key in enumerate(keys) if key in relevant]] = MASKED
+        wide = torch.full((len(self.barred_keys), len(keys)), NEGATIVE, dtype=torch.int8)
+        for line, barred in enumerate(self.barred_keys):
+            wide[line, [column for column, key in enumerate(keys) if key in barred]] = MASKED
         wide[:, start : start + self.matrix.shape[1]] = self.matrix.cpu()
         return wide.to(self.matrix.device)
 
@@ -106,13 +106,13 @@ class StepBuilder:
 
     def _row_keys(self, row: DocumentRow, apart: bool) -> RowKeys:
         if apart:
-            relevant = frozenset().union(*map(self._index.relevant_keys, row.query_ids))
+            barred = frozenset().union(*map(self._index.barred_keys, row.query_ids))
             documents = map(self._index.key_of.__getitem__, self._document_ids([row]))
-            return RowKeys(documents=frozenset(documents), relevant=relevant)
+            return RowKeys(documents=frozenset(documents), barred=barred)
         # Two rows of one document stay apart, so that a step's documents are distinct; anything
-        # else may meet, because the targets mask what is relevant.
+        # else may meet, because the targets mask what is no negative.
         key = frozenset([self._index.key_of[row.document_id]])
-        return RowKeys(documents=key, relevant=key)
+        return RowKeys(documents=key, barred=key)
 
     @property
     def n_documents(self) -> int:
@@ -152,13 +152,13 @@ def relate(
     columns = {key: column for column, key in enumerate(document_keys)}
     lines = {qid: line for line, qid in enumerate(dict.fromkeys(qid for qid, _ in pairs))}
     matrix = torch.full((len(lines), len(columns)), NEGATIVE, dtype=torch.int8)
-    relevant = [index.relevant_keys(qid) for qid in lines]
-    for line, keys in enumerate(relevant):
+    barred = [index.barred_keys(qid) for qid in lines]
+    for line, keys in enumerate(barred):
         for key in keys & columns.keys():
             matrix[line, columns[key]] = MASKED
     for qid, docid in pairs:
         matrix[lines[qid], columns[index.key_of[docid]]] = POSITIVE
-    return Targets(matrix, torch.tensor(list(document_keys)), relevant)
+    return Targets(matrix, torch.tensor(list(document_keys)), barred)
 
 
 class StepCollator:

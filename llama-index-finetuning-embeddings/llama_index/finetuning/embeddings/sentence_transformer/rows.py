@@ -19,15 +19,15 @@ class RowKeys:
 
     Attributes:
         documents: Keys of the documents that the row brings into its batch.
-        relevant: Keys of all documents that are relevant to the row's query.
+        barred: Keys of all documents that must not be negatives of the row's query.
     """
 
     documents: frozenset[int]
-    relevant: frozenset[int]
+    barred: frozenset[int]
 
-    def clashes(self, documents: set[int], relevant: set[int]) -> bool:
+    def clashes(self, documents: set[int], barred: set[int]) -> bool:
         """Tell whether the row and a batch with these keys would make a false negative."""
-        return not (self.documents.isdisjoint(relevant) and self.relevant.isdisjoint(documents))
+        return not (self.documents.isdisjoint(barred) and self.barred.isdisjoint(documents))
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ def _ranking_rows(
     keys = [
         RowKeys(
             documents=frozenset(index.key_of[one] for one in (docid, *found)),
-            relevant=index.relevant_keys(qid),
+            barred=index.barred_keys(qid),
         )
         for (qid, docid), found in zip(pairs, chosen, strict=True)
     ]
@@ -166,12 +166,15 @@ class _Negatives:
         return [
             docid
             for docid in dict.fromkeys(self._given.get(query_id, ()))
-            if not self.index.is_relevant(query_id, docid)
+            if self._may_be(docid, query_id)
         ]
+
+    def _may_be(self, document_id: str, query_id: str) -> bool:
+        return self.index.key_of[document_id] not in self.index.barred_keys(query_id)
 
     def _random(self, query_id: str, taken: set[str]) -> str:
         def fits(docid: str) -> bool:
-            return docid not in taken and not self.index.is_relevant(query_id, docid)
+            return docid not in taken and self._may_be(docid, query_id)
 
         for _ in range(_ATTEMPTS):
             docid = self._rng.choice(self._document_ids)
