@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import logging
 import tracemalloc
 
@@ -152,6 +153,64 @@ def test_reader_rejects_what_json_rejects(tmp_path, monkeypatch, text, chunk):
     monkeypatch.setattr(json_stream, "_CHUNK", chunk)
     with pytest.raises(ValueError, match=r"\(character [0-9,]+\)$"):
         json_stream.read_json(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"a": 1}x', "Extra data (character 8)"),
+        ("{1: 2}", "Expecting property name enclosed in double quotes (character 1)"),
+        ('{"a" 1}', "Expecting ':' (character 5)"),
+        ('{"a": 1 2}', "Expecting ',' or '}' (character 8)"),
+        ('{"a": tru}', "Expecting value (character 6)"),
+    ],
+)
+def test_reader_says_what_is_wrong(tmp_path, text, message):
+    """In the words of ``json.load`` where it has the same to say."""
+    path = tmp_path / "broken.json"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        json_stream.read_json(path)
+
+
+@pytest.mark.parametrize("indent", [None, 4])
+def test_reader_holds_a_part_of_the_file(tmp_path, monkeypatch, indent):
+    """Of an object of objects no more than a few windows are in memory."""
+    path = tmp_path / "large.json"
+    value = {name: {f"{name}{i}": "x" * 20 for i in range(500)} for name in "ab"}
+    path.write_text(json.dumps(value, indent=indent), encoding="utf-8", newline="\n")
+    longest, fill = [0], json_stream._Reader._fill
+
+    def watched(reader):
+        more = fill(reader)
+        longest.append(len(reader._window))
+        return more
+
+    monkeypatch.setattr(json_stream._Reader, "_fill", watched)
+    monkeypatch.setattr(json_stream, "_CHUNK", 256)
+    assert json_stream.read_json(path) == value
+    assert max(longest) < 2000 < path.stat().st_size / 10
+
+
+def test_reader_takes_lines_at_once(tmp_path, monkeypatch):
+    """A file with a line per entry is not taken value by value."""
+    path = tmp_path / "lines.json"
+    value = {"a": {f"a{i}": "x" * 20 for i in range(500)}}
+    path.write_text(json.dumps(value, indent=4), encoding="utf-8", newline="\n")
+    taken, one = [], json_stream._Reader.value
+    monkeypatch.setattr(json_stream._Reader, "value", lambda self: taken.append(1) or one(self))
+    monkeypatch.setattr(json_stream, "_CHUNK", 2048)
+    assert json_stream.read_json(path) == value
+    assert len(taken) < 100
+
+
+@pytest.mark.parametrize("value", [{}, {"a": {}}, {"a": {}, "b": {"c": []}, "d": None}])
+def test_empty_objects_are_written(tmp_path, value):
+    """Nothing to write is JSON too."""
+    path = tmp_path / "empty.json"
+    with path.open("w", encoding="utf-8") as stream:
+        json_stream.write_json(stream, value)
+    assert json_stream.read_json(path) == value
 
 
 def test_the_position_of_an_error_counts_from_the_start_of_the_file(tmp_path, monkeypatch):
