@@ -14,6 +14,7 @@ from sentence_transformers import SentenceTransformer
 from llama_index.finetuning.embeddings import (
     AsymmetricEmbeddingModel,
     ConfigurationError,
+    DatasetError,
     EmbeddingQAFinetuneDataset,
     evaluate_retrieval,
     load_finetuned_model,
@@ -223,3 +224,64 @@ def test_many_documents_are_sampled_with_the_positives_among_them(model, monkeyp
     assert batch["document_sentence_embedding"][:2].tolist() == [[19.0], [3.0]]
     vectors = [one["document_sentence_embedding"].tolist() for one in (batch, again, other)]
     assert vectors[0] == vectors[1] != vectors[2]
+
+
+def test_prompts_stand_in_the_training(query_engine, tiny_bert_dir):
+    """Before every query that is tokenized, and before every document that is embedded once."""
+    one = query_engine(query_prompt="query: ", text_prompt="passage: ")
+    frozen, collate = one._task.frozen_documents, one._task.collator
+    frozen.encode(one.model, None, {})
+    batch = collate([{"row": 0}, {"row": 5}])
+    word = one.model.tokenizer.convert_tokens_to_ids("query:")
+    assert batch["query_input_ids"][:, 1].tolist() == [word, word]
+    base = SentenceTransformer(str(tiny_bert_dir), device="cpu")
+    expected = base.encode(["passage: " + text for text in one.dataset.corpus.values()])
+    np.testing.assert_allclose(batch["document_sentence_embedding"], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_documents_are_embedded_in_the_precision_of_the_training(query_engine, dtype):
+    """In half precision where the queries are, and kept as fp32."""
+    one = query_engine()
+    frozen = one._task.frozen_documents
+    frozen.encode(one.model, dtype, {})
+    exact = one.model.encode(list(one.dataset.corpus.values()), convert_to_tensor=True)
+    assert frozen.vectors.dtype == torch.float32
+    assert torch.allclose(frozen.vectors, exact, atol=0.1)
+    assert torch.allclose(frozen.vectors, exact, atol=1e-5) is (dtype is None)
+
+
+@pytest.mark.parametrize(("use_all_docs", "positives"), [(False, [1, 1]), (True, [2, 1])])
+def test_a_row_is_a_query_with_all_its_trained_documents(query_engine, use_all_docs, positives):
+    """Also where queries share a document."""
+    dataset = EmbeddingQAFinetuneDataset(
+        queries={"a": "amber", "b": "bridge"},
+        corpus={"0": "one", "1": "two", "2": "three"},
+        relevant_docs={"a": ["0", "1"], "b": ["0"]},
+    )
+    one = query_engine(dataset=dataset, use_all_docs=use_all_docs)
+    one._task.frozen_documents.encode(one.model, None, {})
+    assert (one._task.batching, len(one._task.rows)) == ("queries", 2)
+    batch = one._task.collator([{"row": 0}, {"row": 1}])
+    assert (batch["label"].matrix == POSITIVE).sum(dim=1).tolist() == positives
+
+
+def test_one_document_for_all_queries_is_refused(query_engine):
+    """There is nothing to choose from, which is told before anything is embedded."""
+    dataset = EmbeddingQAFinetuneDataset(
+        queries={"a": "amber", "b": "bridge"},
+        corpus={"0": "one", "1": "two"},
+        relevant_docs={"a": ["0"], "b": ["0"]},
+    )
+    one = query_engine(dataset=dataset)
+    with pytest.raises(DatasetError, match="the same document for all its queries"):
+        one.finetune()
+    assert one._task.frozen_documents.vectors is None
+
+
+def test_no_document_is_sampled_twice(model, monkeypatch):
+    """A step at the limit has as many different documents as the limit says."""
+    dataset = tiny_dataset(20, 1)
+    for rows in ((0, 1), (7, 3), (19, 18)):
+        _, batch = step(dataset, *rows, max_documents=18, monkeypatch=monkeypatch, model=model)
+        assert len(set(batch["document_sentence_embedding"].flatten().tolist())) == 18
