@@ -450,6 +450,18 @@ def test_generate_leaves_out_what_is_no_text(run, documents, caplog):
     assert "no text: 'paper.pdf', 'photo.bin'. PDF, Word" in caplog.text
 
 
+def test_generate_leaves_out_what_is_hidden_in_the_folder(run, documents, tmp_path):
+    """And reads a folder that is itself in a hidden one."""
+    (documents / ".git").mkdir()
+    (documents / ".git" / "config.txt").write_text("# Not this\n\nText.")
+    (documents / ".draft.md").write_text("# Nor this\n\nText.")
+    hidden = tmp_path / ".hidden"
+    hidden.mkdir()
+    documents = documents.rename(hidden / "documents")
+    outcome = run("generate", documents, "--pseudo", "-o", "all.json", "--json")
+    assert json.loads(outcome.out)["documents"] == 4
+
+
 def test_generate_of_files_that_are_no_text(run, tmp_path):
     """Where nothing is left, the error names the package that reads such files."""
     (tmp_path / "paper.pdf").write_bytes(b"%PDF-1.7\nstream")

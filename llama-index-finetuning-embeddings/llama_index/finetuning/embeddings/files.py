@@ -5,6 +5,7 @@ Also the lock that keeps two processes from writing one output at the same time.
 
 import contextlib
 import ctypes
+import errno
 import hashlib
 import json
 import os
@@ -191,7 +192,11 @@ def read_json_object(path: Path) -> dict[str, Any]:
 
 def _place(path: str | os.PathLike[str]) -> Path:
     try:
-        return Path(path).resolve()
+        place = Path(path).resolve()
+        # From Python 3.13 on a loop of links resolves to itself.
+        if any(one.is_symlink() for one in (place, *place.parents)):
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+        return place
     except (OSError, RuntimeError, ValueError) as error:  # a loop of links, the character NUL
         raise OutputError(
             f"{str(path)!r} is no path that can be written to: {error}. Give another path."

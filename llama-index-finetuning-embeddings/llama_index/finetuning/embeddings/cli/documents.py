@@ -5,7 +5,7 @@ import logging
 import os
 import re
 from collections import Counter
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from llama_index.core import SimpleDirectoryReader
@@ -45,7 +45,7 @@ def read_nodes(documents: str, *, chunk_size: int, chunk_overlap: int) -> list[B
     try:
         splitter = SentenceSplitter(chunk_size=chunk_size, chunk_overlap=chunk_overlap)
         reader = (
-            SimpleDirectoryReader(input_dir=str(root), recursive=True)
+            _FolderReader(input_dir=str(root), recursive=True)
             if root.is_dir()
             else SimpleDirectoryReader(input_files=[str(root)])
         )
@@ -62,6 +62,13 @@ def read_nodes(documents: str, *, chunk_size: int, chunk_overlap: int) -> list[B
         numbers[name] += 1
         node.node_id = f"{name}#{numbers[name]}"
     return nodes
+
+
+class _FolderReader(SimpleDirectoryReader):
+    """Leaves out what is hidden in the folder, but not a folder that is itself in a hidden one."""
+
+    def is_hidden(self, path: Path | PurePosixPath) -> bool:
+        return super().is_hidden(Path(os.path.relpath(path, self.input_dir)))
 
 
 def _cut(splitter: SentenceSplitter, texts: list[Document]) -> list[BaseNode]:
