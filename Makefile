@@ -35,7 +35,7 @@ test-slow: $(VENV)/.installed ## the slow suite: real model, wheel in a new envi
 	$(BIN)/python -m pytest -m slow
 
 test-examples: $(VENV)/.installed ## the examples and the notebook, on small data
-	$(BIN)/python -m pytest -m slow tests/integration/test_examples.py
+	$(BIN)/python -m pytest -m slow --durations=9 tests/integration/test_examples.py
 
 test-matrix: $(VENV)/.installed ## the wheel on every Python here, with the oldest and newest libraries
 	$(BIN)/python -m nox
