@@ -266,6 +266,13 @@ def test_a_row_is_a_query_with_all_its_trained_documents(query_engine, use_all_d
     assert (batch["label"].matrix == POSITIVE).sum(dim=1).tolist() == positives
 
 
+def test_the_loss_is_the_one_that_was_given(query_engine, model):
+    """Its scale, and the dimensions that are to be trained beside the whole."""
+    loss = upstream.losses().MultipleNegativesRankingLoss(model, scale=7.0)
+    one = query_engine(loss=loss, matryoshka_dims=[16])
+    assert (one.loss.scale, one.loss.symmetric, one.loss.dims) == (7.0, False, (32, 16))
+
+
 def test_one_document_for_all_queries_is_refused(query_engine):
     """There is nothing to choose from, which is told before anything is embedded."""
     dataset = EmbeddingQAFinetuneDataset(

@@ -289,8 +289,33 @@ def test_batching_is_chosen_by_loss_and_data(engine):
     assert engine(dataset=tiny_dataset(10, 1))._task.batching == "pairs"
     assert engine(loss=losses.CoSENTLoss)._task.batching == "pairs"
     assert engine(batching="pairs")._task.batching == "pairs"
-    with pytest.raises(ConfigurationError, match="'by_document' only"):
+    with pytest.raises(ConfigurationError, match=r"'by_document' only.*\(got CoSENTLoss\)"):
         engine(loss=losses.CoSENTLoss, batching="by_document")
+
+
+@pytest.mark.parametrize(("batching", "together"), [("pairs", False), ("by_document", True)])
+def test_only_pairs_are_kept_apart_for_false_negatives(engine, batching, together):
+    """By document they may meet, where the loss masks them."""
+    dataset = EmbeddingQAFinetuneDataset(
+        queries={"q1": "one", "q2": "two"},
+        corpus={"a": "text a", "b": "text b"},
+        relevant_docs={"q1": ["a"], "q2": ["b", "a"]},
+    )
+    task = engine(dataset=dataset, batching=batching)._task
+    sampler = task.batch_sampler(task.rows, batch_size=2, drop_last=False)
+    assert ([0, 1] in [sorted(batch) for batch in sampler]) is together
+
+
+def test_two_documents_are_enough_to_learn_from(engine):
+    """In one step, or as a document and its query's hard negative."""
+    dataset = tiny_dataset(2, 1)
+    engine(dataset=dataset, batch_size=2).finetune()
+    with pytest.raises(ConfigurationError, match="'batch_size' must be at least 2"):
+        engine(dataset=dataset, batch_size=1).finetune()
+    hard = dataset.model_copy(update={"hard_negatives": {"q0-0": ["d1"], "q1-0": ["d0"]}})
+    engine(dataset=hard, batch_size=1).finetune()
+    one_query = {"per_device_train_batch_size": 1}
+    engine(dataset=dataset, train="query", training_args=one_query).finetune()
 
 
 @pytest.mark.filterwarnings("ignore:mtime may not be reliable on this filesystem")
@@ -622,6 +647,30 @@ def test_document_loss_and_gradients_do_not_depend_on_micro_batches(
     whole = [p.grad for p in model.parameters() if p.grad is not None]
     for one, other in zip(split, whole, strict=True):
         assert torch.allclose(one, other, atol=1e-6)
+
+
+@pytest.mark.parametrize("budget", [4, 24, 1000])
+def test_micro_batches_hold_like_lengths_within_their_budget(tiny_bert_dir, budget):
+    """Longest first, without padding that all rows share, every text once."""
+    model = SentenceTransformer(str(tiny_bert_dir), device="cpu")
+    texts = ["amber", "river bridge candle engine", "river", "amber bridge", "river bridge candle"]
+    masks = []
+
+    def watch(module, args):
+        masks.append(args[0]["attention_mask"])
+
+    handle = model[0].register_forward_pre_hook(watch)
+    tokens = upstream.preprocess(model, texts, "")
+    targets = Targets(
+        torch.eye(5, dtype=torch.int8), torch.arange(5), [frozenset({i}) for i in range(5)]
+    )
+    DocumentRankingLoss(model, micro_batch_tokens=budget)([tokens, dict(tokens)], targets)
+    handle.remove()
+    assert sum(len(mask) for mask in masks) == 2 * len(texts)
+    assert all(mask.numel() <= budget or len(mask) == 1 for mask in masks)
+    assert all(mask.any(dim=0).all() for mask in masks)
+    lengths = [int(n) for mask in masks for n in mask.sum(dim=1)]
+    assert lengths == 2 * [6, 5, 4, 3, 3]
 
 
 def test_a_static_model_trains_by_document(tiny_model_dir, tmp_path):
