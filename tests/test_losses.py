@@ -171,6 +171,9 @@ def test_only_plain_ranking_losses_are_trained_by_document(tiny_bert_dir):
     )
     assert plain_ranking(None) == PlainRanking(scale=20.0, symmetric=True)
     assert plain_ranking(one_way) == PlainRanking(scale=20.0, symmetric=False)
+    for name in ("", "Cached"):
+        both_ways = getattr(losses, f"{name}MultipleNegativesSymmetricRankingLoss", None)
+        assert plain_ranking(both_ways) == PlainRanking(scale=20.0, symmetric=True)
     assert plain_ranking(one_way(model, scale=7.0)) == PlainRanking(7.0, symmetric=False)
     assert plain_ranking(cached(model, scale=9.0)) == PlainRanking(9.0, symmetric=False)
     assert plain_ranking(symmetric_loss(model, scale=8.0)) == PlainRanking(8.0, symmetric=True)

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -291,6 +292,19 @@ def test_batching_is_chosen_by_loss_and_data(engine):
     assert engine(batching="pairs")._task.batching == "pairs"
     with pytest.raises(ConfigurationError, match=r"'by_document' only.*\(got CoSENTLoss\)"):
         engine(loss=losses.CoSENTLoss, batching="by_document")
+
+
+def test_a_given_loss_keeps_its_settings(engine, tiny_bert_dir):
+    """Its scale, its direction and the dimensions, by document and in pairs of another loss."""
+    losses = upstream.losses()
+    other = SentenceTransformer(str(tiny_bert_dir), device="cpu")
+    plain = losses.MultipleNegativesRankingLoss(other, scale=7.0)
+    loss = engine(loss=plain, matryoshka_dims=[16]).loss
+    assert (loss.scale, loss.symmetric, loss.dims) == (7.0, False, (32, 16))
+    run = engine(loss=losses.CoSENTLoss, matryoshka_dims=[16])
+    assert isinstance(run.loss, losses.MatryoshkaLoss)
+    assert isinstance(run.loss.loss, losses.CoSENTLoss)
+    assert (run.loss.model, list(run.loss.matryoshka_dims)) == (run.model, [32, 16])
 
 
 @pytest.mark.parametrize(("batching", "together"), [("pairs", False), ("by_document", True)])
@@ -671,6 +685,27 @@ def test_micro_batches_hold_like_lengths_within_their_budget(tiny_bert_dir, budg
     assert all(mask.any(dim=0).all() for mask in masks)
     lengths = [int(n) for mask in masks for n in mask.sum(dim=1)]
     assert lengths == 2 * [6, 5, 4, 3, 3]
+
+
+@pytest.mark.parametrize(("kept", "recomputed"), [(0, 4), (6, 3), (14, 1), (1000, 0)])
+def test_activations_beyond_the_budget_are_computed_again(
+    tiny_bert_dir, monkeypatch, kept, recomputed
+):
+    """One text a micro-batch, of 6, 3, 5 and 3 tokens: the first ones keep their activations."""
+    model = SentenceTransformer(str(tiny_bert_dir), device="cpu")
+    sides = [
+        upstream.preprocess(model, texts, "")
+        for texts in (["amber bridge river candle", "river"], ["amber bridge candle", "amber"])
+    ]
+    module = sys.modules[DocumentRankingLoss.__module__]
+    again, checkpoint = [], module._recomputed
+    monkeypatch.setattr(module, "_recomputed", lambda *args: again.append(1) or checkpoint(*args))
+    targets = Targets(
+        torch.eye(2, dtype=torch.int8), torch.arange(2), [frozenset({0}), frozenset()]
+    )
+    loss = DocumentRankingLoss(model, micro_batch_tokens=1, keep_activations_tokens=kept)
+    loss(sides, targets).backward()
+    assert len(again) == recomputed
 
 
 def test_a_static_model_trains_by_document(tiny_model_dir, tmp_path):
