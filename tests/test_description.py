@@ -1,5 +1,7 @@
 """Descriptions, token lengths, near-duplicates and leakage."""
 
+import random
+
 import numpy as np
 import pytest
 from fakes import tiny_dataset
@@ -156,6 +158,17 @@ def test_near_duplicates_at_a_lower_threshold():
     exact = duplicates_module._jaccard(*texts)
     assert 0.8 < exact < 0.9
     assert near_duplicate_clusters(texts, threshold=exact).tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("first", [0x0E01, 0x4E00], ids=["Thai", "Chinese"])
+def test_texts_without_spaces_are_compared_whole(first):
+    """Every character begins a piece: a like beginning is not enough, one other character is."""
+    rng = random.Random(0)
+    letters = [chr(first + i) for i in range(40)]
+    text = "".join(rng.choices(letters, k=200))
+    near = text[:100] + rng.choice(letters) + text[101:]
+    other = text[:20] + "".join(rng.choices(letters, k=180))
+    assert near_duplicate_clusters([text, near, other], threshold=0.85).tolist() == [0, 0, 2]
 
 
 def test_case_is_that_of_any_script():

@@ -114,7 +114,31 @@ def test_the_worst_hit_queries_come_with_their_documents():
     assert first.relevant == {"d2": dataset.corpus["d2"]}
     assert [one.document_id for one in first.top_before] == ["d2", "d0", "d1"]
     assert [one.relevant for one in first.top_after] == [False, False, True]
+    assert [one.text for one in first.top_before] == [dataset.corpus[d] for d in ("d2", "d0", "d1")]
     assert comparison.changes["new"].tolist() == [0, second.after - 1, -0.5, 0]
+
+
+def test_a_comparison_as_plain_objects():
+    """Every field under its name, numbers as they are, and NaN as None."""
+    dataset = tiny_dataset(n_documents=4, queries_per_document=1)
+    results = {"base": ranked(dataset, [1, 1, 1, 1]), "new": ranked(dataset, [1, 2, 3, 1])}
+    comparison = compare_results(results, dataset, metric="mrr@10", seed=7)
+    plain = comparison.to_dict()
+    one = comparison.differences["new"]["mrr@10"]
+    assert {name: plain[name] for name in ("reference", "metric", "seed")} == {
+        "reference": "base",
+        "metric": "mrr@10",
+        "seed": 7,
+    }
+    assert (plain["n_queries"], plain["n_documents"], plain["n_clusters"]) == (4, 4, 4)
+    assert plain["systems"]["base"]["mrr@10"]["value"] == 1.0
+    assert plain["differences"]["new"]["mrr@10"]["value"] == one.value
+    assert plain["verdicts"] == {"new": comparison.verdict("new")}
+    assert [query["query_id"] for query in plain["worst"]["new"]] == ["q2-0", "q1-0"]
+    together = dict.fromkeys(dataset.queries, "one group")
+    lonely = compare_results(results, dataset, metric="mrr@10", groups=together).to_dict()
+    assert lonely["differences"]["new"]["mrr@10"]["low"] is None
+    json.dumps(lonely, allow_nan=False)
 
 
 def test_the_sentence_says_it_all():

@@ -20,7 +20,9 @@ from llama_index.finetuning.embeddings import (
 )
 from llama_index.finetuning.embeddings.duplicates import text_key
 from llama_index.finetuning.embeddings.mining import mine_hard_negatives, ranking
+from llama_index.finetuning.embeddings.mining.ranking import faiss_search
 from llama_index.finetuning.embeddings.mining.rule import Rule
+from llama_index.finetuning.embeddings.search import top_k
 
 # The cosine of each document with the query; the positive's is 0.8.
 SCORES = {"pos": 0.8, "d90": 0.9, "d79": 0.79, "d70": 0.7, "d50": 0.5, "d10": 0.1, "dm20": -0.2}
@@ -315,6 +317,19 @@ def test_faiss_finds_the_same():
     assert found == mine_hard_negatives(dataset, HashEmbedding(), relative_margin=0.05)
     # Vectors of length 3, under a limit on the cosine.
     assert mined(use_faiss=True, max_score=0.6) == {"q": ["d50", "d10", "dm20"]}
+
+
+def test_faiss_compares_by_angle_alone():
+    """Vectors of any length, also of none, as the search without it does."""
+    pytest.importorskip("faiss")
+    rng = np.random.default_rng(0)
+    queries, documents = (rng.standard_normal((n, 8)).astype(np.float32) for n in (3, 20))
+    documents *= rng.uniform(0.01, 3, size=(20, 1)).astype(np.float32)
+    documents[4] = 0
+    scores, keys = faiss_search()(0.1 * queries, documents, 20)
+    expected, order = top_k(queries, documents, 20)
+    np.testing.assert_allclose(scores, expected, atol=1e-6)
+    assert keys.tolist() == order.tolist()
 
 
 def test_missing_faiss_is_named_before_the_encoding(monkeypatch):
