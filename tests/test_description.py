@@ -160,6 +160,20 @@ def test_near_duplicates_at_a_lower_threshold():
     assert near_duplicate_clusters(texts, threshold=exact).tolist() == [0, 0]
 
 
+def test_candidates_of_a_bucket():
+    """Each text with the first of its bucket and with the one before it, and no other."""
+    keys = np.array([[5, 9, 5, 5, 9, 7], [1, 2, 3, 4, 5, 5]], dtype=np.uint64)
+    found = sorted(duplicates_module._candidates(keys))
+    assert found == [(0, 2), (0, 3), (1, 4), (2, 3), (4, 5)]
+
+
+def test_batches_of_texts(monkeypatch):
+    """They end with the text that fills them, and hold every text once."""
+    monkeypatch.setattr(duplicates_module, "_BATCH_BYTES", 10)
+    texts = ["aaaa", "bbbbbb", "c", "d" * 10, "e"]
+    assert list(duplicates_module._batches(texts)) == [(0, 2), (2, 4), (4, 5)]
+
+
 @pytest.mark.parametrize("first", [0x0E01, 0x4E00], ids=["Thai", "Chinese"])
 def test_texts_without_spaces_are_compared_whole(first):
     """Every character begins a piece: a like beginning is not enough, one other character is."""

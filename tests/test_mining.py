@@ -319,6 +319,15 @@ def test_faiss_finds_the_same():
     assert mined(use_faiss=True, max_score=0.6) == {"q": ["d50", "d10", "dm20"]}
 
 
+def test_positives_are_scored_by_angle_alone():
+    """Vectors of any length, also of none."""
+    query = np.array([0.1, 0.0], dtype=np.float32)
+    documents = np.array([[0.2, 0.0], [0.0, 0.0], [0.1, 0.1], [-3.0, 0.0]], dtype=np.float32)
+    cosines = ranking._cosines(query, documents)
+    np.testing.assert_allclose(cosines, [1, 0, 0.5**0.5, -1], atol=1e-6)
+    assert cosines.dtype == np.float32
+
+
 def test_faiss_compares_by_angle_alone():
     """Vectors of any length, also of none, as the search without it does."""
     pytest.importorskip("faiss")
