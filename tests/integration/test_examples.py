@@ -26,9 +26,10 @@ def started(folder, *arguments):
     return run.stdout
 
 
-def on_less_data(source):
-    """Return an example with a fifth of its functions, so that it takes seconds."""
-    for much, little in {"(800,": "(160,", "[:200]": "[:40]", "[200:]": "[40:]"}.items():
+def on_less_data(source, functions=160, held_out=40):
+    """Return an example with fewer functions than its 800, so that it takes seconds."""
+    less = {"(800,": f"({functions},", "[:200]": f"[:{held_out}]", "[200:]": f"[{held_out}:]"}
+    for much, little in less.items():
         assert much in source
         source = source.replace(much, little)
     return source
@@ -54,12 +55,13 @@ def test_generating_runs(tmp_path):
 
 def test_a_stored_index_gets_better_and_no_document_is_paid_for_again(tmp_path):
     """Adapter and query encoder find more in the same index; the training paid for a text once."""
-    found = started(tmp_path, EXAMPLES / "03_frozen_index.py")
+    source = (EXAMPLES / "03_frozen_index.py").read_text("utf-8")
+    found = started(tmp_path, "-c", on_less_data(source, functions=320, held_out=80))
     before = float(re.search(r"questions: ([\d.]+) with the base", found)[1])
     assert float(re.search(r"adapter: ([\d.]+)", found)[1]) > before
     assert float(re.search(r"query encoder: ([\d.]+)", found)[1]) > before
     paid = re.search(r"paid for (\d+) queries and (\d+) documents", found)
-    assert (int(paid[1]), int(paid[2])) == (600, 600)
+    assert (int(paid[1]), int(paid[2])) == (240, 240)
     assert "paid for again: 0\n" in found
 
 
