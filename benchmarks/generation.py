@@ -6,6 +6,7 @@ where VENV has the retired llama-index-finetuning installed; without it only thi
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -58,7 +59,9 @@ def run(python: str, arguments: argparse.Namespace, folder: str, options: dict[s
         *(python, "-c", WORKLOAD, "llama_index.finetuning.embeddings.common"),
         *(str(arguments.nodes), str(arguments.latency), str(output), json.dumps(options)),
     ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    # A path to our sources must not lead the rival's Python to this package.
+    env = {name: value for name, value in os.environ.items() if options or name != "PYTHONPATH"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
     lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
     if not lines:
         raise SystemExit(f"{python} failed:\n{done.stderr[-2000:]}")
