@@ -102,13 +102,8 @@ class Embedder:
         if self._last is None or self._last[0] != key:
             self._last = None
             known = self._first[1] if self._first is not None and self._first[0] == model else {}
-            self._last = (
-                key,
-                (
-                    self.embed(queries, "query", options),
-                    self.embed(documents, "text", options, known),
-                ),
-            )
+            query_side = self.embed(queries, "query", options)
+            self._last = key, (query_side, self.embed(documents, "text", options, known))
         query_vectors, document_vectors = (one.to(device) for one in self._last[1])
         found = []
         for dataset, rows in parts:

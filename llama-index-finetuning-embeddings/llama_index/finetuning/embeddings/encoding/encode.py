@@ -120,8 +120,9 @@ def encode(
     for i, text in enumerate(texts):
         rows.setdefault(text, []).append(i)
     table = _Table(rows, ids)
-    for text in (known or {}).keys() & rows.keys():
-        table.fill([text], [(known or {})[text]])
+    for text, given in (known or {}).items():
+        if text in rows:
+            table.fill([text], [given])
     with contextlib.ExitStack() as stack:
         cache = None
         if cache_dir is not None:

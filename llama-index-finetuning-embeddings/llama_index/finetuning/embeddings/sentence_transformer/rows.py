@@ -163,18 +163,18 @@ class _Negatives:
         return found
 
     def _named(self, query_id: str) -> list[str]:
+        barred = self.index.barred_keys(query_id)
         return [
             docid
             for docid in dict.fromkeys(self._given.get(query_id, ()))
-            if self._may_be(docid, query_id)
+            if self.index.key_of[docid] not in barred
         ]
 
-    def _may_be(self, document_id: str, query_id: str) -> bool:
-        return self.index.key_of[document_id] not in self.index.barred_keys(query_id)
-
     def _random(self, query_id: str, taken: set[str]) -> str:
+        barred = self.index.barred_keys(query_id)
+
         def fits(docid: str) -> bool:
-            return docid not in taken and self._may_be(docid, query_id)
+            return docid not in taken and self.index.key_of[docid] not in barred
 
         for _ in range(_ATTEMPTS):
             docid = self._rng.choice(self._document_ids)
