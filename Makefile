@@ -1,8 +1,7 @@
-# Everything runs from a clean clone with Python 3.10 or newer and PyPI; nothing else is needed.
+# From a clean clone with Python 3.10 or newer and PyPI; only bench wants data besides.
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
-SRC := llama-index-finetuning-embeddings
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 

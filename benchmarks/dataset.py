@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from measuring import peak_gb
 
 from llama_index.finetuning.embeddings import EmbeddingQAFinetuneDataset
 
@@ -40,13 +41,6 @@ def made_dataset(pairs: int, words: int, ending: str) -> EmbeddingQAFinetuneData
     }
     relevant_docs = {f"q{i}": [f"d{i // 2}"] for i in range(n_documents * 2)}
     return EmbeddingQAFinetuneDataset(queries=queries, corpus=corpus, relevant_docs=relevant_docs)
-
-
-def peak_gb() -> float:
-    """Return the process's peak memory so far (Linux)."""
-    # Not getrusage: its peak is inherited from the process that made the data.
-    status = Path("/proc/self/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0]) / 1e6
 
 
 def measure(path: Path) -> None:

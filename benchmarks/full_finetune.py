@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from methods import DATA_SETS, METRIC, MODEL, called, load, retired
+from methods import DATA, METRIC, MODEL, called, load, names_in, retired
 from sentence_transformers import SentenceTransformer
 
 from llama_index.finetuning.embeddings.sentence_transformer.precision import choose_precision
@@ -133,8 +133,8 @@ def times_to_quality(rows: dict[str, dict[str, float]]) -> list[str]:
 def main() -> None:
     """Measure each data set and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
-    parser.add_argument("--names", nargs="+", default=list(DATA_SETS))
+    parser.add_argument("--data", type=Path, default=DATA)
+    parser.add_argument("--names", nargs="+", help="data sets; all of the folder if left out")
     parser.add_argument("--retired", help="Python with the retired package; none: leave it out")
     parser.add_argument("--documents", type=int, help="cut the test corpora to so many documents")
     options = parser.parse_args()
@@ -142,7 +142,7 @@ def main() -> None:
     print(f"{torch.get_num_threads()} threads, {precision} where ours chooses\n")
     print("| data | method | seconds | peak GB | nDCG@10 | of the product's FLOP/s |")
     print("|---|---|---|---|---|---|")
-    found = {name: measure(options, name) for name in options.names}
+    found = {name: measure(options, name) for name in options.names or names_in(options.data)}
     for name, rows in found.items():
         print(f"\n{name} (base {rows['base'][METRIC]:.4f})")
         print("\n".join(times_to_quality(rows)))

@@ -10,8 +10,9 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
+
+from measuring import rival_environment
 
 # Runs in either environment: the LLM, the nodes and the positional call are the same.
 WORKLOAD = """
@@ -59,8 +60,7 @@ def run(python: str, arguments: argparse.Namespace, folder: str, options: dict[s
         *(python, "-c", WORKLOAD, "llama_index.finetuning.embeddings.common"),
         *(str(arguments.nodes), str(arguments.latency), str(output), json.dumps(options)),
     ]
-    # A path to our sources must not lead the rival's Python to this package.
-    env = {name: value for name, value in os.environ.items() if options or name != "PYTHONPATH"}
+    env = dict(os.environ) if options else rival_environment()
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
     lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
     if not lines:
@@ -77,9 +77,8 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=16)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        started = time.strftime("%Y-%m-%d %H:%M")
         ours = run(sys.executable, arguments, folder, {"num_workers": arguments.workers})
-        print(f"{started}, {arguments.nodes} nodes, {1000 * arguments.latency:.0f} ms a call")
+        print(f"{arguments.nodes} nodes, {1000 * arguments.latency:.0f} ms a call")
         print(f"this package, {arguments.workers} workers: {ours['seconds']:7.2f} s")
         if arguments.retired is None:
             print("retired package: not run (give --retired)")

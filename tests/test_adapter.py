@@ -822,10 +822,34 @@ def test_a_custom_adapter_that_does_not_help(output):
         assert "the base is handed back" in engine.summary
         assert describe_adapter_folder(output).adapter_class == "LinearLayer"
         assert type(engine.get_finetuned_model().adapter) is LinearLayer
+        later = engine_for(hopeless(), output, adapter_model=Gate(32), **options)
+        assert type(later.get_finetuned_model().adapter) is LinearLayer
         assert engine.model is gate
         assert torch.equal(gate.gate.cpu(), torch.ones(32))
     engine.finetune(val_dataset=None, auto=False)
     assert type(engine.get_finetuned_model().adapter) is Gate
+
+
+def test_one_of_our_adapters_that_does_not_help(output):
+    """An engine of another process loads the base that was handed back, too."""
+    adapter = {"adapter_model": TwoLayerNN(32, 8, 32, add_residual=True), "auto": True}
+    engine_for(hopeless(), output, **adapter).finetune()
+    later = engine_for(hopeless(), output, **adapter)
+    assert type(later.get_finetuned_model().adapter) is LinearLayer
+
+
+def test_a_base_with_other_things_under_the_names_of_settings(output):
+    """They are neither kept in the folder nor in its way."""
+
+    class Unlike(HashEmbedding):
+        max_length: str = "long"
+
+        def normalize(self, vectors):
+            return vectors
+
+    base = Unlike()
+    engine_for(synonyms(20), output, base, epochs=2).finetune()
+    assert describe_adapter_folder(output).base_settings == {}
 
 
 def test_an_adapter_that_saves_itself_needs_the_query_side(output):

@@ -471,11 +471,18 @@ def test_the_matrix(tmp_path):
     found = AdapterEmbeddingModel(base, folder_of(tmp_path, low_rank)).to_numpy()
     expected = torch.eye(DIM) + low_rank.up.weight @ low_rank.down.weight
     assert np.allclose(found, expected.detach().numpy(), atol=1e-6)
+
+    class Bent(LinearLayer):
+        def forward(self, embed):
+            return super().forward(embed).tanh()
+
     for adapter, words in (
         (TwoLayerNN(DIM, 4, DIM), "got TwoLayerNN"),
         (linear(bias=True), "LinearLayer with bias"),
+        (Bent(DIM, DIM), "got Bent"),
     ):
-        model = AdapterEmbeddingModel(base, folder_of(tmp_path, adapter, "both"))
+        path = folder_of(tmp_path, adapter, "both")
+        model = AdapterEmbeddingModel(base, path, type(adapter))
         with pytest.raises(ConfigurationError, match=words):
             model.to_numpy()
 
@@ -486,6 +493,9 @@ def test_identity_changes_with_the_adapter(tmp_path):
     path = folder_of(tmp_path, linear())
     before = identity(AdapterEmbeddingModel(base, path))
     assert identity(AdapterEmbeddingModel(base, path)) == before
+    used = AdapterEmbeddingModel(base, path)
+    used.get_query_embedding("amber")
+    assert identity(used) == before  # else what is paid for would be paid for again
     LinearLayer(DIM, DIM).save(path)
     assert identity(AdapterEmbeddingModel(base, path)) != before
 

@@ -317,7 +317,6 @@ def test_relevance_is_shared_by_equal_texts():
         relevant_docs={"q1": ["a"], "q2": ["b"], "q3": ["c"]},
     )
     index = RelevanceIndex(dataset)
-    assert index.n_keys == 3
     assert index.key_of["a"] == index.key_of["a2"]
     assert index.relevant_keys("q1") == {index.key_of["a2"], index.key_of["b"]}
     assert index.relevant_keys("q3") == {index.key_of["c"]}

@@ -63,8 +63,8 @@ def test_missing_data_is_said_before_anything_runs(results, monkeypatch, capsys)
     assert "--only search generation dataset" in message
 
 
-def test_the_retired_package_reaches_every_benchmark_that_compares_with_it(results, monkeypatch):
-    """`--retired` is handed to each of them, under the same name."""
+def test_options_reach_every_benchmark_that_has_them(results, monkeypatch):
+    """`--retired`, `--names` and `--documents` are handed on under the same names."""
     called = []
 
     def spy(command, **_):
@@ -72,11 +72,15 @@ def test_the_retired_package_reaches_every_benchmark_that_compares_with_it(resul
         return argparse.Namespace(stdout="figures")
 
     monkeypatch.setattr(results.subprocess, "run", spy)
-    options = argparse.Namespace(data=Path("d"), retired="old/python")
+    options = argparse.Namespace(data=Path("d"), retired="old/python", names=["a"], documents=9)
     for name in results.SECTIONS:
-        assert results.run(name, options).endswith("figures")
-        compares = '"--retired"' in (BENCHMARKS / f"{name}.py").read_text("utf-8")
-        assert ("old/python" in called[-1]) == compares
+        end = "\n```text\nfigures\n```" if name in results.PLAIN_TEXT else "\nfigures"
+        assert results.run(name, options).endswith(end)
+        source = (BENCHMARKS / f"{name}.py").read_text("utf-8")
+        given = {"--retired": "old/python", "--names": "a", "--documents": "9"}
+        for option, value in given.items():
+            if name != "search" or option != "--documents":  # there they are made
+                assert (value in called[-1]) == (f'add_argument("{option}"' in source)
 
 
 def test_the_overview_tells_a_gain_from_chance(monkeypatch):

@@ -445,9 +445,13 @@ def test_generate_leaves_out_what_is_no_text(run, documents, caplog):
     """Files that would be read as rubbish are left out and named, with what would read them."""
     (documents / "paper.pdf").write_bytes(b"%PDF-1.7\nstream")
     (documents / "photo.bin").write_bytes(b"abc\0def")
+    namesake = next(path for path in documents.iterdir() if path.suffix == ".md")
+    (documents / "deeper").mkdir(exist_ok=True)
+    (documents / "deeper" / namesake.name).write_text("a\0b", encoding="utf-16")
     outcome = run("generate", documents, "--pseudo", "-o", "all.json", "--json")
     assert json.loads(outcome.out)["documents"] == 4
-    assert "no text: 'paper.pdf', 'photo.bin'. PDF, Word" in caplog.text
+    left_out = f"no text: 'deeper/{namesake.name}', 'paper.pdf', 'photo.bin'. PDF, Word"
+    assert left_out in caplog.text
 
 
 def test_generate_leaves_out_what_is_hidden_in_the_folder(run, documents, tmp_path):

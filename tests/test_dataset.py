@@ -100,7 +100,7 @@ def test_json_round_trip(tmp_path_factory, dataset, chunk):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(json_stream, "_CHUNK", chunk)
         assert EmbeddingQAFinetuneDataset.from_json(path) == dataset
-    assert json.loads(path.read_text(encoding="utf-8")) == dataset.to_json_dict()
+    assert json.loads(path.read_text(encoding="utf-8")) == dataset.model_dump(exclude_none=True)
 
 
 @settings(max_examples=50, deadline=None)
@@ -113,7 +113,7 @@ def test_json_round_trip(tmp_path_factory, dataset, chunk):
 def test_json_of_any_layout_is_read(tmp_path_factory, dataset, indent, escapes, chunk):
     """Files of other writers, the retired package's too, give the same dataset."""
     path = tmp_path_factory.mktemp("json") / "dataset.json"
-    text = json.dumps(dataset.to_json_dict(), indent=indent, ensure_ascii=escapes)
+    text = json.dumps(dataset.model_dump(exclude_none=True), indent=indent, ensure_ascii=escapes)
     path.write_text(text, encoding="utf-8", newline="\n")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(json_stream, "_CHUNK", chunk)
@@ -209,7 +209,7 @@ def test_empty_objects_are_written(tmp_path, value):
     """Nothing to write is JSON too."""
     path = tmp_path / "empty.json"
     with path.open("w", encoding="utf-8") as stream:
-        json_stream.write_json(stream, value)
+        json_stream.write_entries(stream, value)
     assert json_stream.read_json(path) == value
 
 
@@ -306,7 +306,7 @@ def test_fingerprint_ignores_order_and_nothing_else(dataset):
     other = dataset.model_copy(update={"hard_negatives": {"another": ["x"]}})
     assert other.fingerprint() != dataset.fingerprint()
     # Runs and checkpoints are recognised by it, so it is that of all versions.
-    payload = json.dumps(dataset.to_json_dict(), sort_keys=True).encode("ascii")
+    payload = json.dumps(dataset.model_dump(exclude_none=True), sort_keys=True).encode("ascii")
     assert dataset.fingerprint() == hashlib.sha256(payload).hexdigest()
 
 

@@ -149,7 +149,7 @@ def beir_folder(path, *, qrels=None, queries=None, corpus=None):
 
 def test_beir_as_others_write_it(tmp_path):
     """Titles are joined, grades order, zero is a negative, other splits and empty texts go."""
-    table = "query-id\tcorpus-id\tscore\n1\tb\t1\n1\ta\t2\n2\ta\t0\n"
+    table = "query-id\tcorpus-id\tscore\n1\tb\t1\n1\ta\t2\n\n2\ta\t0\n\n"
     dataset = EmbeddingQAFinetuneDataset.from_beir(beir_folder(tmp_path, qrels={"test": table}))
     assert dataset.queries == {"1": "one"}  # 2 has no relevant document
     assert dataset.corpus == {"a": "A alpha", "b": "beta"}
@@ -199,8 +199,12 @@ def test_beir_splits_of_one_corpus_share_a_folder(tmp_path):
     dataset = tiny_dataset()
     parts = dataset.train_test_split(by="query")
     train, test = (part.model_copy(update={"corpus": dataset.corpus}) for part in parts)
+    (tmp_path / "beir" / "qrels").mkdir(parents=True)
+    note = tmp_path / "beir" / "qrels" / "README.md"
+    note.write_text("Judged by hand.")
     for split, part in (("train", train), ("test", train), ("test", test)):
         part.to_beir(tmp_path / "beir", split)
+    assert note.read_text() == "Judged by hand."
     assert EmbeddingQAFinetuneDataset.from_beir(tmp_path / "beir", "train") == train
     assert EmbeddingQAFinetuneDataset.from_beir(tmp_path / "beir", "test") == test
 

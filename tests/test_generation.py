@@ -1216,6 +1216,23 @@ def test_answers_are_kept(options, tmp_path):
     assert json.loads(path.read_text("utf-8")) == {who: "A queen."}
 
 
+def test_answers_have_a_file_of_their_own(options, tmp_path):
+    """Where the questions go, and a folder that is none, are refused before anything is asked."""
+    llm = AsyncLLM()
+    (tmp_path / "file").touch()
+    options["output_path"] = tmp_path / "all.json"
+    for path, error in (
+        ("all.json", ConfigurationError),
+        ("all.json.journal.jsonl", ConfigurationError),
+        ("file/answers.json", OutputError),
+    ):
+        with pytest.raises(error, match="answers_path"):
+            generate_qa_embedding_pairs(
+                make_nodes("Ann"), llm, answers_path=tmp_path / path, **options
+            )
+    assert llm.prompts == []
+
+
 def test_sampling_asks_some_nodes_and_keeps_all_documents(options, tmp_path):
     """Three of ten nodes are asked; a larger sample holds them, another seed draws others."""
     nodes = make_nodes(*"abcdefghij")
@@ -1287,7 +1304,7 @@ def test_verbose_shows_progress_and_failed_attempts(options, verbose, caplog, ca
         ({"qa_generate_prompt_tmpl": '{context_str} {"a": 1'}, "twice"),
         ({"nodes": []}, "at least one node with a text"),
         ({"nodes": [TextNode(text=" ")]}, "at least one node with a text"),
-        ({"nodes": ["text"]}, r"'nodes' must be a list of LlamaIndex nodes \(got \['str'\]\)"),
+        ({"nodes": ["text"]}, "'nodes' must be a list of LlamaIndex nodes \\(got some 'str'\\)"),
         ({"llm": None}, r"'llm' must be a LlamaIndex LLM \(got NoneType\)"),
     ],
 )

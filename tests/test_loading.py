@@ -30,6 +30,29 @@ def finetuned(base, output, **kwargs):
     return engine.get_finetuned_model()
 
 
+class SavesItself(LinearLayer):
+    """An adapter with a folder layout of its own."""
+
+    def save(self, output_path):
+        torch.save(self.linear.weight.detach(), f"{output_path}/own.pt")
+
+    @classmethod
+    def load(cls, input_path):
+        weight = torch.load(f"{input_path}/own.pt", weights_only=True)
+        adapter = cls(len(weight), len(weight))
+        adapter.linear.weight.data.copy_(weight)
+        return adapter
+
+
+def test_an_adapter_that_saves_itself(tmp_path):
+    """Its folder need not say anything, as the base and the class are given."""
+    base = HashEmbedding()
+    expected = finetuned(base, tmp_path / "a", adapter_model=SavesItself(32, 32))
+    loaded = load_finetuned_model(tmp_path / "a", base, adapter_cls=SavesItself)
+    assert loaded.get_query_embedding("amber") == expected.get_query_embedding("amber")
+    assert loaded.get_query_embedding("amber") != base.get_query_embedding("amber")
+
+
 @pytest.mark.parametrize("transform", ["query", "both"])
 def test_an_adapter_over_a_given_base(transform, tmp_path):
     """The base is given; class and side come from the folder."""

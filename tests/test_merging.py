@@ -136,6 +136,7 @@ def test_weight_is_chosen_on_the_validation_set(folders, tiny_bert_dir, tmp_path
         ({"weight": 1.5}, "'weight' must be a number from 0 to 1"),
         ({"weight": True}, "'weight' must be a number from 0 to 1"),
         ({"weight": None}, "pass 'val_dataset'"),
+        ({"weight": None, "val_dataset": "val.json"}, "must be an EmbeddingQAFinetuneDataset"),
         ({"val_dataset": tiny_dataset(2, 1)}, "only if 'weight' is None"),
     ],
 )

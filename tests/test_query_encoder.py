@@ -1,6 +1,7 @@
 """`train="query"`: the queries' encoder learns, the documents keep their vectors."""
 
 import functools
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from llama_index.finetuning.embeddings import (
     evaluate_retrieval,
     load_finetuned_model,
 )
+from llama_index.finetuning.embeddings.manifest import read_manifest
 from llama_index.finetuning.embeddings.sentence_transformer import frozen_documents, upstream
 from llama_index.finetuning.embeddings.sentence_transformer.by_document import (
     MASKED,
@@ -198,6 +200,37 @@ def test_judgements_of_other_queries_bring_no_document(model):
     )
     documents, _ = step(dataset, 0, 1, model=model)
     assert list(documents._text_of.values()) == ["one", "two"]
+
+
+def test_all_of_a_steps_relevant_documents_stay(model, monkeypatch):
+    """However few documents a step may hold, what its queries are trained on is in it."""
+    monkeypatch.setattr(frozen_documents, "_MAX_DOCUMENTS", 2)
+    dataset = tiny_dataset(12, 1)
+    dataset.relevant_docs["q0-0"] = list(dataset.corpus)[:5]
+    pairs = [("q0-0", docid) for docid in dataset.relevant_docs["q0-0"]]
+    documents = FrozenDocuments(dataset, pairs, "")
+    documents.vectors = torch.zeros(len(documents.keys), 1)
+    batch = QueryStepCollator(model, dataset, [pairs], documents, "", seed=0)([{"row": 0}])
+    assert int((batch["label"].matrix == POSITIVE).sum()) == 5
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+def test_an_adapter_learns_ten_times_as_fast(query_engine):
+    """As with all weights, LoRA takes a higher learning rate."""
+    peft = pytest.importorskip("peft")
+    config = peft.LoraConfig(r=2, target_modules=["query"])
+    rates = []
+    for settings in ({}, {"peft_config": config}):
+        one = query_engine(epochs=1, training_args=None, **settings)
+        one.finetune()
+        rates.append(read_manifest(Path(one.model_output_path))["parameters"]["learning_rate"])
+    assert rates == pytest.approx([2e-5, 2e-4])
+
+
+def test_the_base_is_not_overwritten(query_engine, tiny_bert_dir):
+    """It goes on embedding the documents, so that its folder is no output."""
+    with pytest.raises(ConfigurationError, match="must be another folder than 'model_id'"):
+        query_engine(model_output_path=str(tiny_bert_dir))
 
 
 def test_hard_negatives_are_negatives_of_the_queries_that_name_them(model):

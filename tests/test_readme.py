@@ -11,6 +11,7 @@ from llama_index.core.llms import CompletionResponse, CustomLLM, LLMMetadata
 from llama_index.core.schema import TextNode
 
 README = Path(__file__).parents[1] / "README.md"
+MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 
 
 class Teacher(CustomLLM):
@@ -46,7 +47,7 @@ def test_every_python_snippet_runs_in_order(tiny_bert_dir, tmp_path, monkeypatch
     assert len(snippets) >= 5
     try:
         for snippet in snippets:
-            exec(snippet.replace("BAAI/bge-small-en-v1.5", str(tiny_bert_dir)), names)
+            exec(snippet.replace(MODEL, str(tiny_bert_dir)), names)
     finally:
         Settings._embed_model = before
     assert names["report"].to_markdown().count("\n") > 4
@@ -65,7 +66,7 @@ def test_the_recipe_for_the_terminal_runs(tiny_bert_dir, tmp_path, monkeypatch):
         re.search(r"```bash\n(.*?)```", recipe, re.DOTALL)[1]
         .replace("\\\n", " ")
         .replace("--llm openai:gpt-4o-mini", "--pseudo")
-        .replace("BAAI/bge-small-en-v1.5", str(tiny_bert_dir))
+        .replace(MODEL, str(tiny_bert_dir))
         .splitlines()
     )
     extras = re.search(r"\[(.*)\]", install)[1].split(",")

@@ -169,3 +169,10 @@ def test_keys_of_wrapped_models_headers_and_secret_strings():
     assert message.startswith("ValueError: <hidden>, <hidden>, <text>, long")
     assert len(message) == 504
     assert safe_message(ValueError("x"), owner=None) == "ValueError: x"
+
+
+@pytest.mark.parametrize("text", ["All the basic knowledge of pumps", "See http://me@host now"])
+def test_texts_with_a_word_like_a_key_are_hidden_whole(text):
+    """The text is taken out before the word in it is."""
+    message = safe_message(RuntimeError(f"can't embed {text!r}"), owner=None, texts=[text])
+    assert message == "RuntimeError: can't embed '<text>'"

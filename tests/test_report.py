@@ -72,7 +72,7 @@ def full_report():
         {"base": HashEmbedding(), "a | <b>": Forgetful()},
         hostile,
         bm25=True,
-        dims=[8, 16],
+        dims=np.array([8, 16]),
         general_dataset=tiny_dataset(),
     ).with_training(LOG)
 

@@ -22,7 +22,7 @@ from llama_index.finetuning.embeddings.formats import (
     json_files,
     llama_datasets,
 )
-from llama_index.finetuning.embeddings.json_stream import write_json
+from llama_index.finetuning.embeddings.json_stream import write_entries
 from llama_index.finetuning.embeddings.validation import check_contents, explained
 
 
@@ -190,10 +190,6 @@ class EmbeddingQAFinetuneDataset(BaseModel):
             hard_negatives=hard_negatives,
         )
 
-    def to_json_dict(self) -> dict[str, Any]:
-        """Return what a dataset file holds; ``hard_negatives`` is absent when there are none."""
-        return self.model_dump(exclude={"hard_negatives"} if self.hard_negatives is None else None)
-
     def fingerprint(self) -> str:
         """Return a SHA-256 over the contents, the same for equal datasets in any order."""
         digest = hashlib.sha256()
@@ -208,7 +204,7 @@ class EmbeddingQAFinetuneDataset(BaseModel):
             OutputError: The file can't be written.
         """
         with atomic_file(path) as stream:
-            write_json(stream, dict(self._fields()))
+            write_entries(stream, dict(self._fields()))
 
     @classmethod
     def from_json(cls, path: str | os.PathLike[str]) -> Self:
@@ -334,7 +330,8 @@ class EmbeddingQAFinetuneDataset(BaseModel):
         Fields are found as ``from_hf_dataset`` finds columns. With ``label_question``, a record's
         document is relevant when the label that most people submitted (without any, the suggested
         one) is in ``relevant_labels``, and otherwise a hard negative of its query; records with no
-        label or a tie are left out.
+        label or a tie are left out. Exported dictionaries do not say which responses were
+        discarded: where some may be, pass the records.
 
         Raises:
             ConfigurationError: A field was not found, or ``label_question`` has answers of several

@@ -203,7 +203,8 @@ def token_lengths(texts: Sequence[str], tokenizer: Any = None) -> NDArray[np.int
     Args:
         texts: The texts, without any prompt.
         tokenizer: A Hugging Face tokenizer, a SentenceTransformer model (its tokenizer is
-            used), a ``tokenizers.Tokenizer``, or None to count words between white space.
+            used), a ``tokenizers.Tokenizer`` (as StaticEmbedding models read with it: without
+            special tokens), or None to count words between white space.
 
     Returns:
         Shape ``(n_texts,)``.

@@ -182,7 +182,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
         OSError: It can't be read.
     """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(path.read_text(encoding="utf-8-sig"))
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
     if not isinstance(data, dict):

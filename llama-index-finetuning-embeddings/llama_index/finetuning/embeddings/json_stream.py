@@ -31,7 +31,7 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         return data
 
 
-def write_json(stream: IO[str], fields: Mapping[str, Any]) -> None:
+def write_entries(stream: IO[str], fields: Mapping[str, Any]) -> None:
     """Write an object of objects with one line per entry, in text without escapes."""
     encode = json.JSONEncoder(ensure_ascii=False).encode
     opening = "{"

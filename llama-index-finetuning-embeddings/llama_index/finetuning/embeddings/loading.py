@@ -44,8 +44,8 @@ def load_finetuned_model(
                 "Leave it out."
             )
         return _full_model(folder, kwargs)
-    description = describe_adapter_folder(folder)
-    base = base_embed_model or _base(folder, description)
+    # Where the base is given, an adapter that saves itself need not describe its folder.
+    base = base_embed_model or _base(folder, describe_adapter_folder(folder))
     return AdapterEmbeddingModel(base, str(path), **kwargs)
 
 

@@ -106,12 +106,13 @@ def public_name(model_name: str) -> str:
 
 def describe_dataset(dataset: EmbeddingQAFinetuneDataset) -> dict[str, Any]:
     """Return a dataset's fingerprint and sizes."""
+    hard = dataset.hard_negatives or {}
     return {
         "fingerprint": dataset.fingerprint(),
         "queries": len(dataset.queries),
         "documents": len(dataset.corpus),
-        "pairs": sum(len(dataset.relevant_docs[qid]) for qid in dataset.queries),
-        "hard_negatives": sum(len(ids) for ids in (dataset.hard_negatives or {}).values()),
+        "pairs": sum(len(set(dataset.relevant_docs[qid])) for qid in dataset.queries),
+        "hard_negatives": sum(len(set(hard.get(qid, ()))) for qid in dataset.queries),
     }
 
 

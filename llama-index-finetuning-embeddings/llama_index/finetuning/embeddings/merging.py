@@ -59,6 +59,7 @@ def merge_with_base(
     Raises:
         ConfigurationError: The weight is no share, it is to be chosen without ``val_dataset`` or
             given with one, or the models have different weights.
+        DatasetError: ``val_dataset`` was changed so that it does not fit together.
         ModelFolderError: There is no finetuned model at ``finetuned_path``, a model can't be
             loaded, or a folder names code of its own without ``trust_remote_code``.
         OutputError: The output can't be written, or another run is writing it.
@@ -152,12 +153,18 @@ def _scores(
     }
 
 
-def _check_weight(weight: Any, val_dataset: EmbeddingQAFinetuneDataset | None) -> None:
+def _check_weight(weight: Any, val_dataset: Any) -> None:
     if weight is None:
         if val_dataset is None:
             raise ConfigurationError(
                 "'weight' is None, which chooses it on a validation set: pass 'val_dataset', or a "
                 "weight from 0 to 1."
+            )
+        if not isinstance(val_dataset, EmbeddingQAFinetuneDataset):
+            raise ConfigurationError(
+                "'val_dataset' must be an EmbeddingQAFinetuneDataset (got "
+                f"{type(val_dataset).__name__}). Read a file with "
+                "EmbeddingQAFinetuneDataset.from_json(path)."
             )
         val_dataset.check()
         return

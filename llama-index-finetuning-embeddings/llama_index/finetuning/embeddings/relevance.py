@@ -19,7 +19,6 @@ class RelevanceIndex:
 
     Attributes:
         key_of: Document id to key; keys count up from 0 in the order of the corpus.
-        n_keys: Number of distinct document texts.
     """
 
     def __init__(self, dataset: EmbeddingQAFinetuneDataset) -> None:
@@ -28,7 +27,6 @@ class RelevanceIndex:
             docid: keys.setdefault(text_key(text), len(keys))
             for docid, text in dataset.corpus.items()
         }
-        self.n_keys = len(keys)
         self._text_of = {qid: text_key(text) for qid, text in dataset.queries.items()}
         relevant: defaultdict[str, set[int]] = defaultdict(set)
         for qid, text in self._text_of.items():

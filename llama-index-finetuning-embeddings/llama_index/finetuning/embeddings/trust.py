@@ -36,7 +36,7 @@ def check_names_no_code(folder: Path) -> None:
             if "." in name and not name.startswith(_TRUSTED):
                 raise ModelFolderError(
                     f"{str(file)!r} names the class {name!r}, whose code would be run. If you "
-                    "trust it, pass trust_remote_code=True."
+                    "trust it, pass trust_remote_code=True in Python."
                 )
         for path in _paths(config):
             if ".." in PurePath(path).parts or PurePath(path).is_absolute():

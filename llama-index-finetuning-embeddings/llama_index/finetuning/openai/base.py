@@ -99,7 +99,9 @@ class OpenAIFinetuneEngine(BaseLLMFinetuneEngine):
             **kwargs: Passed on to the constructor.
 
         Raises:
+            ConfigurationError: An argument of the constructor has a value that can't work.
             DatasetError: The handler recorded no chat.
+            MissingExtraError: The extra ``openai`` is not installed.
             OutputError: The file can't be written.
         """
         finetuning_handler.save_finetuning_events(data_path)

@@ -163,7 +163,7 @@ def check_step(adapter: nn.Module, dim: int, options: TrainingOptions) -> None:
 
 def is_identity(adapter: BaseAdapter) -> bool:
     """Tell whether an adapter is the `LinearLayer` that stands for the base."""
-    if not isinstance(adapter, LinearLayer):
+    if type(adapter) is not LinearLayer:
         return False
     fresh = LinearLayer(**adapter.get_config_dict()).state_dict()
     return all(

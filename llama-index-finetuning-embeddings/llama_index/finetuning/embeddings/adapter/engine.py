@@ -32,6 +32,7 @@ from llama_index.finetuning.embeddings.adapter_embedding import AdapterEmbedding
 from llama_index.finetuning.embeddings.adapters import (
     BaseAdapter,
     LinearLayer,
+    is_own_class,
     load_adapter,
     save_adapter,
 )
@@ -105,7 +106,6 @@ class EmbeddingAdapterFinetuneEngine(BaseFinetuningEngine):
             )
         self.dataset = dataset
         self.embed_model = embed_model
-        self.batch_size = batch_size
         self.summary = ""
         self.report: RetrievalReport | None = None
         self._defaults = {
@@ -123,7 +123,6 @@ class EmbeddingAdapterFinetuneEngine(BaseFinetuningEngine):
         self._model = adapter_model
         self._given: dict[str, Tensor] | None = None
         self._trained_before = False
-        self._written_class: type[BaseAdapter] | None = None
         self._check(self._options({}))
 
     @classmethod
@@ -149,7 +148,11 @@ class EmbeddingAdapterFinetuneEngine(BaseFinetuningEngine):
                 unless it is given.
 
         Raises:
+            ConfigurationError: ``auto=True`` without a ``val_dataset``, or an argument that the
+                constructor refuses.
+            DatasetError: A dataset's contents do not fit together.
             ModelFolderError: The folder holds no adapter, or one for other vectors.
+            OutputError: An output folder can't be written.
         """
         adapter, description = load_adapter(model_path, model_cls)
         check_dimension(embed_model, adapter, description, model_path)
@@ -226,7 +229,6 @@ class EmbeddingAdapterFinetuneEngine(BaseFinetuningEngine):
             dimension=self.dim,
             seconds=seconds,
         )
-        self._written_class = type(adapter)
 
     def _trained(self, rows: Rows, options: TrainingOptions, seconds: dict[str, float]) -> Outcome:
         """Embed and train; the adapter stays as it was on an error, or where the base is better.
@@ -279,8 +281,8 @@ class EmbeddingAdapterFinetuneEngine(BaseFinetuningEngine):
         Raises:
             ModelFolderError: ``finetune()`` has not written an adapter yet.
         """
-        own_class = None if self._model is None else type(self._model)
-        model_kwargs.setdefault("adapter_cls", self._written_class or own_class)
+        if self._model is not None and not is_own_class(type(self._model)):
+            model_kwargs.setdefault("adapter_cls", type(self._model))
         return AdapterEmbeddingModel(self.embed_model, self._model_output_path, **model_kwargs)
 
     def _options(self, train_kwargs: dict[str, Any]) -> TrainingOptions:

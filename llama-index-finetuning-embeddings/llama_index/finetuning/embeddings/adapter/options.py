@@ -122,13 +122,6 @@ class TrainingOptions:
                 raise ConfigurationError(
                     f"{name!r} must be in {get_args(choices)} (got {getattr(self, name)!r})."
                 )
-        if self.val_dataset is not None and not isinstance(
-            self.val_dataset, EmbeddingQAFinetuneDataset
-        ):
-            raise ConfigurationError(
-                "'val_dataset' must be an EmbeddingQAFinetuneDataset (got "
-                f"{type(self.val_dataset).__name__})."
-            )
         kind = self.optimizer_class
         if not isinstance(kind, type) or not issubclass(kind, torch.optim.Optimizer):
             raise ConfigurationError(

@@ -51,6 +51,7 @@ class AdapterEmbeddingModel(BaseEmbedding):
         callback_manager: LlamaIndex's callbacks for the calls of this model.
 
     Raises:
+        ConfigurationError: ``base_embed_model`` is no LlamaIndex embedding.
         ModelFolderError: The folder holds no adapter, one of another class, or one for vectors
             of another length; where the base does not tell its length beforehand, this comes
             with the first vector.

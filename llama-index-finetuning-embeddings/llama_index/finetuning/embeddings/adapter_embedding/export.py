@@ -22,7 +22,10 @@ def as_matrix(adapter: torch.nn.Module) -> NDArray[np.float32]:
     Raises:
         ConfigurationError: The adapter is not linear, or has a bias.
     """
-    if not isinstance(adapter, LinearLayer | LowRankAdapter) or getattr(adapter, "bias", False):
+    linear = (LinearLayer, LowRankAdapter)
+    # A subclass may do more in 'forward' than its matrix.
+    bent = type(adapter).forward not in [one.forward for one in linear]
+    if not isinstance(adapter, linear) or bent or getattr(adapter, "bias", False):
         raise ConfigurationError(
             "Only a LinearLayer without bias or a LowRankAdapter is a matrix (got "
             f"{type(adapter).__name__}{' with bias' if getattr(adapter, 'bias', False) else ''})."

@@ -4,7 +4,6 @@ from llama_index.finetuning.embeddings.adapters.folder import (
     AdapterDescription,
     Transform,
     describe_adapter_folder,
-    is_adapter_folder,
 )
 from llama_index.finetuning.embeddings.adapters.layers import (
     BaseAdapter,
@@ -14,6 +13,7 @@ from llama_index.finetuning.embeddings.adapters.layers import (
     get_activation_function,
 )
 from llama_index.finetuning.embeddings.adapters.registry import (
+    is_own_class,
     load_adapter,
     save_adapter,
     saves_itself,
@@ -28,7 +28,7 @@ __all__ = [
     "TwoLayerNN",
     "describe_adapter_folder",
     "get_activation_function",
-    "is_adapter_folder",
+    "is_own_class",
     "load_adapter",
     "save_adapter",
     "saves_itself",

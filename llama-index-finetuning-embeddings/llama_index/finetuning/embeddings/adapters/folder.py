@@ -64,15 +64,6 @@ class AdapterDescription:
     library_version: str | None = field(default_factory=_library_version)
 
 
-def is_adapter_folder(path: str | os.PathLike[str]) -> bool:
-    """Tell whether a folder holds an adapter, going by the files that it has."""
-    try:
-        describe_adapter_folder(path)
-    except ModelFolderError:
-        return False
-    return True
-
-
 def describe_adapter_folder(path: str | os.PathLike[str]) -> AdapterDescription:
     """Read what an adapter folder says of itself.
 

@@ -11,7 +11,6 @@ from llama_index.finetuning.embeddings.adapters.folder import (
     AdapterDescription,
     Transform,
     describe_adapter_folder,
-    is_adapter_folder,
     write_adapter,
 )
 from llama_index.finetuning.embeddings.adapters.layers import (
@@ -33,6 +32,11 @@ def saves_itself(adapter: object) -> bool:
     That is one that overrides ``BaseAdapter.save``, or one of the retired package's classes.
     """
     return not isinstance(adapter, BaseAdapter) or type(adapter).save is not BaseAdapter.save
+
+
+def is_own_class(adapter_cls: type[Any]) -> bool:
+    """Tell whether a class is one of this package's, which a folder's reader finds by its name."""
+    return adapter_cls in _CLASSES.values()
 
 
 def save_adapter(
@@ -59,13 +63,15 @@ def save_adapter(
     truncate_dim = getattr(getattr(embed_model, "_model", None), "truncate_dim", None)
     settings = {name: getattr(embed_model, name, None) for name in BASE_SETTINGS}
     settings["truncate_dim"] = settings["truncate_dim"] or truncate_dim
+    # Another kind of model may mean something else by such a name.
+    kept = {name: one for name, one in settings.items() if isinstance(one, BASE_SETTINGS[name])}
     description = AdapterDescription(
         adapter_class=type(adapter).__name__,
         adapter_config=adapter.get_config_dict(),
         transform=transform,
         base_model=embed_model.model_name,
         base_class=embed_model.class_name(),
-        base_settings={name: value for name, value in settings.items() if value is not None},
+        base_settings=kept,
         dimension=dimension,
     )
     write_adapter(adapter, folder, description)
@@ -78,22 +84,30 @@ def load_adapter(
 
     Args:
         path: A folder of this package or of the retired one.
-        adapter_cls: The adapter's class; needed for classes that are not of this package.
+        adapter_cls: The adapter's class; needed for classes that are not of this package. Where
+            one was trained and the base was better, the folder holds the `LinearLayer` that
+            stands for the base, which is returned.
 
     Raises:
         ModelFolderError: The folder holds no adapter, or not one of this class.
     """
+    itself = adapter_cls is not None and _loads_itself(adapter_cls)
+    try:
+        description = describe_adapter_folder(path)
+    except ModelFolderError:
+        if not itself:
+            raise
+        description = AdapterDescription({})  # such a class writes what it likes
+    named = _CLASSES.get(description.adapter_class or "")
+    if adapter_cls is not None and named is not None and adapter_cls.__name__ not in _CLASSES:
+        adapter_cls, itself = named, False
     if adapter_cls is not None and not issubclass(adapter_cls, BaseAdapter):
-        return _load_foreign(path, adapter_cls), AdapterDescription(adapter_config={})
-    if adapter_cls is not None and _loads_itself(adapter_cls):
-        # Where 'save' is inherited, its folder still says what the adapter is for.
-        described = is_adapter_folder(path)
-        description = describe_adapter_folder(path) if described else AdapterDescription({})
+        return _load_foreign(path, adapter_cls), description
+    if adapter_cls is not None and itself:
         return adapter_cls.load(str(path)), description
-    description = describe_adapter_folder(path)
     cls = adapter_cls or _class_of(path, description)
     adapter = cls.load(path)
-    if cls in _CLASSES.values() and description.dimension not in (None, adapter.in_features):
+    if is_own_class(cls) and description.dimension not in (None, adapter.in_features):
         raise ModelFolderError(
             f"{str(path)!r} holds an adapter for vectors of {adapter.in_features} dimensions and "
             f"says that it is for {description.dimension}. Train it again."
@@ -101,7 +115,9 @@ def load_adapter(
     return adapter, description
 
 
-def _loads_itself(adapter_cls: type[BaseAdapter]) -> bool:
+def _loads_itself(adapter_cls: type[Any]) -> bool:
+    if not issubclass(adapter_cls, BaseAdapter):
+        return True
     # A static method has no '__func__'.
     load = getattr(adapter_cls.load, "__func__", adapter_cls.load)
     return load is not BaseAdapter.load.__func__  # type: ignore[attr-defined]

@@ -14,7 +14,7 @@ Example:
   llama-index-finetune generate docs/ --llm openai:gpt-4o-mini -o all.json
   llama-index-finetune split all.json --train train.json --test val.json
   llama-index-finetune full --train train.json --val val.json \\
-      --model BAAI/bge-small-en-v1.5 -o out/
+      --model sentence-transformers/all-MiniLM-L6-v2 -o out/
 """
 
 # Plain help has one line for an option where boxes would need two.

@@ -56,9 +56,12 @@ def read_nodes(documents: str, *, chunk_size: int, chunk_overlap: int) -> list[B
         raise ConfigurationError(f"{documents!r} can't be made into nodes: {error}") from error
     folder = root if root.is_dir() else root.parent
     numbers: Counter[str] = Counter()
+    for document in found:
+        path = os.path.relpath(document.metadata["file_path"], folder)
+        document.metadata["file_path"] = Path(path).as_posix()
     nodes = _cut(splitter, _texts_only(found, documents))
     for node in nodes:
-        name = Path(os.path.relpath(node.metadata["file_path"], folder)).as_posix()
+        name = node.metadata["file_path"]
         numbers[name] += 1
         node.node_id = f"{name}#{numbers[name]}"
     return nodes
@@ -83,11 +86,11 @@ def _cut(splitter: SentenceSplitter, texts: list[Document]) -> list[BaseNode]:
 
 def _texts_only(documents: list[Document], place: str) -> list[Document]:
     """Leave out files that were read as text and are none, since no reader for them is there."""
-    binary = {d.metadata["file_name"]: None for d in documents if _BINARY.search(d.text)}
+    binary = {d.metadata["file_path"]: None for d in documents if _BINARY.search(d.text)}
     remedy = "PDF, Word and other formats can be read after: pip install llama-index-readers-file"
     if binary:
         logger.warning("Left out, since they are no text: %s. %s", shown(binary), remedy)
-    texts = [d for d in documents if d.metadata["file_name"] not in binary]
+    texts = [d for d in documents if d.metadata["file_path"] not in binary]
     if not texts:
         raise ConfigurationError(f"{place!r} holds no text that could be read. {remedy}")
     return texts

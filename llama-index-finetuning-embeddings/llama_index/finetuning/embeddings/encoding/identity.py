@@ -25,6 +25,7 @@ _IRRELEVANT = {
     "embed_batch_size",
     "embeddings_cache",
     "headers",
+    "is_unit",
     "max_retries",
     "num_workers",
     "parallel_process",

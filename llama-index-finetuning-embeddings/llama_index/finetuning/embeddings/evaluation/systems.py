@@ -121,7 +121,8 @@ def evaluate_systems(
     if bm25:
         best = max(results, key=lambda name: results[name].metrics[metric])
         results[BM25], results[f"{BM25} + {best}"] = _lexical(dataset, results[best], options)
-    dimensions = [DimensionResult(dim, by_dim[dim]) for dim in sorted(by_dim)]
+    # Plain integers, where an array of dimensions was given: reports are written as JSON.
+    dimensions = [DimensionResult(int(dim), by_dim[dim]) for dim in sorted(by_dim)]
     return results, [] if dims is None else dimensions
 
 

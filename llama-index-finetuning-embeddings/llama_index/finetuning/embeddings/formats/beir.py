@@ -95,9 +95,11 @@ def write_beir(
     if others:
         queries = _merged(root, queries, corpus)
     with atomic_folder(folder) as new:
-        (new / "qrels").mkdir()
-        for path in others:
-            shutil.copy(path, new / "qrels")
+        # Other splits, and what else somebody put beside them, stay.
+        if (root / "qrels").is_dir():
+            shutil.copytree(root / "qrels", new / "qrels", symlinks=True)
+        else:
+            (new / "qrels").mkdir()
         _write_lines(new / "queries.jsonl", ({"_id": i, "text": t} for i, t in queries.items()))
         _write_lines(
             new / "corpus.jsonl", ({"_id": i, "title": "", "text": t} for i, t in corpus.items())
@@ -269,7 +271,7 @@ def _read_qrels(path: Path) -> Iterator[Judgement]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
             for number, row in enumerate(csv.reader(stream, delimiter="\t"), start=1):
-                if number == 1 and tuple(row) == _HEADER:
+                if not row or (number == 1 and tuple(row) == _HEADER):
                     continue
                 query_id, document_id, grade = row
                 if math.isnan(float(grade)):

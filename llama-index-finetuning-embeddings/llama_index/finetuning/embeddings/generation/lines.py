@@ -75,7 +75,8 @@ _INLINE = re.compile(
 _SENTENCES = re.compile(r"(?<=[?\u061f])[\"\u201d]?\s+(?=\S)|(?<=\uff1f)\s*(?=\S)")
 _QUOTED = re.compile(rf"[\"\u201c]([^\"\u201c\u201d]*[{MARKS}])[\"\u201d]")
 _OPENERS = re.compile(
-    r"(?:(?:sure|certainly|of course|okay|ok|absolutely|great|no problem|gladly)\b[^.!:?]*[.!:,]\s*"
+    r"(?:(?:sure|certainly|of course|okay|ok|absolutely|great(?=[.!:,])|no problem|gladly)\b"
+    r"[^.!:?]*[.!:,]\s*"
     r"|(?:here(?: are| is|'s|\u2019s)|below (?:are|is)|the following (?:are|is)"
     r"|(?:the|my|one) questions? (?:is|are|would be))\b[^:?]*:\s*)+",
     re.IGNORECASE,
@@ -85,7 +86,7 @@ _TALK = re.compile(
     r"(?:sure|certainly|of course|okay|absolutely|here (?:are|is)|here['\u2019]s|"
     r"below (?:are|is)|based on (?:the|this|your)|let me know|please|feel free|hope|good luck|"
     r"if you|as an ai|unfortunately|(?:i['\u2019]m )?sorry|thanks?(?: you)?|end of|"
-    r"no (?:answer|further|more|questions?)|assistant|great|"
+    r"no (?:answer|further|more|questions?)|assistant|great(?=[.!:,]| question)|"
     r"i(?:['\u2019](?:ve|m|d|ll)| apologi[sz]e| have| hope| am| can| could| will| was| do| cannot)|"
     r"(?:these|those|the (?:above|following)|all|both) (?:\w+ )?(?:questions?|queries)|"
     r"there (?:is|are) (?:no|not)\b.*\b(?:information|context|text|content|questions?)|"
@@ -95,7 +96,10 @@ _TALK = re.compile(
     r"questionnaire)\W*$",
     re.IGNORECASE,
 )
-_HEADLINE = re.compile(r"(?:\w+ ){0,3}(?:questions|queries)\W*", re.IGNORECASE)
+# "slow sql queries" is none.
+_HEADLINE = re.compile(
+    r"(?:\w+ ){0,3}(?i:questions|queries)\W+|(?:[A-Z]\w* )?(?:[Qq]uestions|[Qq]ueries)"
+)
 _OFFER = re.compile(
     r"(?:(?:would|do|did) you (?:like|want|need|have any)\b.*"
     r"\b(?:questions?|more|else|help|me to|adjust|answers?|these)|"
@@ -129,10 +133,13 @@ def parse_lines(response: str, limit: int) -> list[Question]:
 
     Args:
         response: The answer.
-        limit: How many questions were asked for; a single line with several sentences that ask is
-            cut up only while fewer were found.
+        limit: How many questions were asked for. Only where lines are more than that, some of
+            them may be remarks without saying so; a single line with several sentences that ask
+            is cut up only while fewer were found.
     """
     lines = _classified(_INLINE.sub(r"\1\n", response))
+    surplus = sum(line.kind is Kind.PLAIN for line in lines) > limit
+    lines = [line for line in lines if line.text and not _is_talk(line, surplus=surplus)]
     if not lines:
         return []
     counts = Counter(line.kind for line in lines if line.asks)
@@ -140,7 +147,10 @@ def parse_lines(response: str, limit: int) -> list[Question]:
     items = [line for line in lines if line.kind is chosen]
     asking = counts[chosen] > 0
     if chosen is Kind.PLAIN:
-        items = [line for line in items if _is_plain_question(line.text, asking=asking)]
+        mixed = len(items) <= limit
+        items = [
+            line for line in items if _is_plain_question(line.text, asking=asking, mixed=mixed)
+        ]
         if len(items) < limit:  # perhaps all stand on one line
             items = [part for line in items for part in _sentences(line)]
     elif asking:
@@ -179,11 +189,14 @@ def _classified(response: str) -> list[_Line]:
         else:
             lines.append(line)
             joined, aside = True, False
-    return [line for line in lines if line.text and not _is_talk(line)]
+    return lines
 
 
-def _is_talk(line: _Line) -> bool:
-    return line.kind is Kind.PLAIN and not line.asks and _TALK.match(line.text) is not None
+def _is_talk(line: _Line, *, surplus: bool) -> bool:
+    if line.kind is not Kind.PLAIN or line.asks or _TALK.match(line.text) is None:
+        return False
+    # "great barrier reef bleaching" is a query; talk has an end, or is one line too many.
+    return _ended(line.text) or (surplus and not line.text[:1].islower())
 
 
 def _reopens(line: _Line) -> bool:
@@ -236,20 +249,29 @@ def _continues(previous: _Line, line: _Line) -> bool:
     """Tell whether a line is the rest of the sentence that the line before it began."""
     if line.kind is not Kind.PLAIN or len(previous.text) > _LONGEST_BEGUN:
         return False
-    if _ENDED.search(previous.text[-20:]):
+    if _ended(previous.text):
         return False
+    if line.text[:1].islower() and previous.kind is not Kind.PLAIN:
+        return True
+    begun = _ASKS_IN_WORDS.search(previous.text) is not None
+    ends = line.asks and _ASKS_IN_WORDS.match(line.text) is None
     if line.text[:1].islower():
-        return previous.kind is not Kind.PLAIN or previous.text[:1].isupper()
-    if not line.asks or _ASKS_IN_WORDS.match(line.text) is not None:
-        return False
-    return _ASKS_IN_WORDS.search(previous.text) is not None
+        return previous.text[:1].isupper() and (begun or ends)
+    return begun and ends
 
 
-def _is_plain_question(text: str, *, asking: bool) -> bool:
+def _ended(text: str) -> bool:
+    return _ENDED.search(text[-20:]) is not None
+
+
+def _is_plain_question(text: str, *, asking: bool, mixed: bool) -> bool:
     if ASKS.search(text) or _ASKS_IN_WORDS.search(text):
         return True
     # Where nothing asks, lines are keywords or statements, as the prompt may have wanted.
-    return not asking and not text.endswith((":", "\uff1a"))
+    if not asking:
+        return not text.endswith((":", "\uff1a"))
+    # Words here, a question there, and no line too many: these are queries.
+    return mixed and not _ended(text)
 
 
 def unmarked(text: str) -> str:

@@ -11,8 +11,10 @@ from llama_index.core.llms.llm import LLM
 from llama_index.core.schema import BaseNode, MetadataMode
 
 from llama_index.finetuning.embeddings.errors import ConfigurationError, shown
+from llama_index.finetuning.embeddings.files import check_writable
 from llama_index.finetuning.embeddings.generation.filters import QuestionFilter
 from llama_index.finetuning.embeddings.generation.journal import Key, digest, encodable
+from llama_index.finetuning.embeddings.validation import is_encodable
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +65,14 @@ class Options:
         for name, path in (("output_path", self.output_path), ("answers_path", self.answers_path)):
             if path is not None and path.is_dir():
                 raise ConfigurationError(f"'{name}' must be a file (got the folder {str(path)!r}).")
+        if self.answers_path is not None:
+            check_writable(self.answers_path, name="answers_path", folder=False)
+            taken = {self.output_path.resolve(), self.journal_path.resolve()}
+            if self.answers_path.resolve() in taken:
+                raise ConfigurationError(
+                    "'answers_path' must be a file of its own (got "
+                    f"{str(self.answers_path)!r}, where the questions go)."
+                )
 
     @property
     def journal_path(self) -> Path:
@@ -96,12 +106,14 @@ def texts_of(nodes: Sequence[BaseNode]) -> tuple[dict[str, str], list[str]]:
         ConfigurationError: Something is no node, or no node has a text.
     """
     if isinstance(nodes, BaseNode) or not all(isinstance(node, BaseNode) for node in nodes):
-        found = sorted({type(node).__name__ for node in nodes if not isinstance(node, BaseNode)})
+        one = isinstance(nodes, BaseNode)
+        strangers = [nodes] if one else [n for n in nodes if not isinstance(n, BaseNode)]
         raise ConfigurationError(
-            f"'nodes' must be a list of LlamaIndex nodes (got {found or type(nodes).__name__}). "
+            "'nodes' must be a list of LlamaIndex nodes (got "
+            f"{'one' if one else 'some'} {shown(sorted({type(n).__name__ for n in strangers}))}). "
             "Make nodes of texts with TextNode(text=...)."
         )
-    strange = [node.node_id for node in nodes if encodable(node.node_id) != node.node_id]
+    strange = [node.node_id for node in nodes if not is_encodable(node.node_id)]
     if strange:
         raise ConfigurationError(
             f"'nodes' must have ids that a file can hold; {len(strange):,} hold half of a "

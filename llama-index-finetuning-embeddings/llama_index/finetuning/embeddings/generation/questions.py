@@ -60,7 +60,10 @@ ANSWER_LABEL = re.compile(
 )
 NOTE_LABEL = re.compile(
     rf"[(\[]?(?:(?:{_NOTE_WORDS})\s*(?:\([^)]*\)\s*)?[:\uff1a]"
-    rf"|(?:{_NOTE_WORDS}|{_ANSWER_WORDS})(?: (?:of|for) [\w ]{{1,60}})?[:\uff1a*_ ]*$)",
+    # Without a mark behind it "source of the nile" is a query.
+    rf"|(?:{_NOTE_WORDS}|{_ANSWER_WORDS})"
+    r"(?: (?:of|for) [\w ]{1,60}[:\uff1a*_](?=[:\uff1a*_ ]*$))?[:\uff1a*_ ]*$"
+    r"|answers?(?: key)? (?:of|for) [\w ]{1,60}$)",
     re.IGNORECASE,
 )
 

@@ -88,8 +88,9 @@ def mine_hard_negatives(
 
     Raises:
         ConfigurationError: An argument is out of range.
-        EncodingError: The model or the cross-encoder failed, or returned unusable numbers.
+        EncodingError: The model failed, or the model or the cross-encoder gave unusable numbers.
         MissingExtraError: ``use_faiss`` without faiss.
+        OutputError: ``cache_dir`` can't be written.
     """
     chooses = cross_encoder is not None or sampling_strategy == "random"
     limits = (absolute_margin, relative_margin, max_score)

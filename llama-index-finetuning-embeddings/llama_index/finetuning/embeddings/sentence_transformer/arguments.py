@@ -84,6 +84,19 @@ def check_places(model_output_path: Path, checkpoint_path: Path | None) -> None:
         check_writable(checkpoint_path, name="checkpoint folder")
 
 
+def check_base_stays(model_id: str, model_output_path: str) -> None:
+    """Make sure that the base, which goes on embedding the documents, is not replaced.
+
+    Raises:
+        ConfigurationError: The output is the base's folder.
+    """
+    if Path(model_id).is_dir() and Path(model_id).resolve() == Path(model_output_path).resolve():
+        raise ConfigurationError(
+            f"'model_output_path' must be another folder than 'model_id' with train='query' (got "
+            f"{model_output_path!r} for both): the base goes on embedding the documents."
+        )
+
+
 def checkpoint_folder(model_output_path: str | os.PathLike[str]) -> Path:
     """Return ``checkpoints/<model_output_path>`` below the working directory.
 

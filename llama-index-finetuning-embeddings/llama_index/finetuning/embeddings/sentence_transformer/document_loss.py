@@ -24,7 +24,7 @@ Features = dict[str, Any]
 _VECTORS = "sentence_embedding"
 
 # Small enough that a layer's activations are served from memory the process already holds and
-# stay in cache on a CPU; large enough to fill a GPU. See benchmarks/RESULTS.md.
+# stay in cache on a CPU; large enough to fill a GPU.
 _MICRO_BATCH_TOKENS = {"cpu": 1024}
 _MICRO_BATCH_TOKENS_ELSEWHERE = 16_384
 # Tokens of a step that keep their activations; the others' are computed again for the gradient.

@@ -20,6 +20,7 @@ from transformers import PrinterCallback, ProgressCallback, TrainerCallback, set
 from llama_index.finetuning.embeddings.base import BaseFinetuningEngine
 from llama_index.finetuning.embeddings.dataset import EmbeddingQAFinetuneDataset
 from llama_index.finetuning.embeddings.description import token_lengths
+from llama_index.finetuning.embeddings.encoding.calls import module_dimension
 from llama_index.finetuning.embeddings.errors import ConfigurationError
 from llama_index.finetuning.embeddings.evaluation.evaluate import RetrievalResult
 from llama_index.finetuning.embeddings.files import output_lock, work_folder
@@ -34,6 +35,7 @@ from llama_index.finetuning.embeddings.sentence_transformer import (
 )
 from llama_index.finetuning.embeddings.sentence_transformer.arguments import (
     check_arguments,
+    check_base_stays,
     check_places,
     checkpoint_folder,
 )
@@ -48,6 +50,7 @@ from llama_index.finetuning.embeddings.sentence_transformer.precision import (
     choose_precision,
     limit_kernel_caches,
 )
+from llama_index.finetuning.embeddings.sentence_transformer.rows import training_pairs
 from llama_index.finetuning.embeddings.sentence_transformer.task import Task, build_task
 from llama_index.finetuning.embeddings.sentence_transformer.training import (
     BestModel,
@@ -58,6 +61,7 @@ from llama_index.finetuning.embeddings.sentence_transformer.training import (
     last_checkpoint,
 )
 from llama_index.finetuning.embeddings.sentence_transformer.training_args import (
+    LORA_RATES,
     changed_fields,
     default_learning_rate,
     merge_training_args,
@@ -89,7 +93,7 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
     """Finetune all weights of a Sentence Transformer on queries and their relevant documents.
 
     Training runs through sentence-transformers' Trainer. By default every document of a step
-    is encoded once with all its queries, the passages are read at the length that they have,
+    is encoded once for two of its queries, the passages are read at the length that they have,
     and a document that is relevant to a query is never its negative. With a validation set the
     weights that score best on it are kept, the untouched base's included, so that the model
     handed back is never worse there than the one that came in.
@@ -123,7 +127,8 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
         training_args: ``SentenceTransformerTrainingArguments``, or some of its fields as a dict,
             laid over the engine's own choices. Of an instance those fields count that differ from
             the class's defaults. The learning rate is 2e-5 unless you give one, up to 5e-5 where
-            an epoch has fewer than 64 steps, and ten times that with ``peft_config``.
+            an epoch of all weights has fewer than 64 steps, and ten times that with
+            ``peft_config``.
         matryoshka_dims: Train these prefixes of the vectors beside the whole.
         peft_config: Train a PEFT adapter such as LoRA, merged into the saved model.
         query_prompt: Put before every query, in training, evaluation and the returned model.
@@ -148,8 +153,9 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
     Raises:
         ConfigurationError: An argument has a value that can't work.
         DatasetError: A dataset does not fit together.
-        OutputError: The output folder can't be written.
         MissingExtraError: ``peft_config`` without PEFT.
+        ModelFolderError: The folder of ``model_id`` names code of its own.
+        OutputError: The output folder can't be written.
     """
 
     def __init__(
@@ -235,6 +241,8 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
         self.callbacks = list(callbacks or [])
         self.seed = seed
         check_places(Path(self.model_output_path), self.checkpoint_path)
+        if train == "query":
+            check_base_stays(self.model_id, self.model_output_path)
         use_cpu = str(device or upstream.default_device()).startswith("cpu")
         usual = self._default_training_args("unused", precision="fp32", use_cpu=use_cpu)
         merge_training_args(usual, training_args, {})
@@ -305,7 +313,7 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
             lora.add_adapter(self.model, self.peft_config)
 
     def _build_task(self, loss: Any) -> Task:
-        dim = upstream.embedding_dimension(self.model)
+        dim = module_dimension(self.model)
         dims = None
         if self.matryoshka_dims is not None:
             whole = [] if dim is None else [dim]
@@ -357,15 +365,16 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
         }
 
     def _default_learning_rate(self, args: TrainingArguments) -> float:
+        lora = self.peft_config is not None
         if self.train == "query":
-            return _QUERY_LEARNING_RATE
-        return default_learning_rate(args, len(self._task.rows), lora=self.peft_config is not None)
+            return _QUERY_LEARNING_RATE * (LORA_RATES if lora else 1)
+        return default_learning_rate(args, len(self._task.rows), lora=lora)
 
     def finetune(self, **train_kwargs: Any) -> None:
         """Train, keep the best weights, and write the model to ``model_output_path``.
 
         Training starts from the weights that the engine holds: those of ``model_id``, or of the
-        call before. A call that fails or is interrupted puts them back.
+        call before. A call that fails or is interrupted before it writes the model puts them back.
 
         With a validation set the base is compared with the result, query by query: the table is
         logged, kept as ``report`` and in the model card, and written as ``report.html``.
@@ -375,10 +384,11 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
                 those of the constructor, e.g. ``learning_rate=5e-5``.
 
         Raises:
-            ConfigurationError: A keyword is no training argument.
-            TrainingError: The loss is no longer finite.
-            DatasetError: There is nothing to choose from in any step.
+            ConfigurationError: A keyword is no training argument, or a step is too small.
+            DatasetError: There is nothing to choose from in any step, or a dataset was changed so
+                that it does not fit together.
             OutputError: The output can't be written, or another run is writing it.
+            TrainingError: The loss is no longer finite.
         """
         self.dataset.check()
         if self.val_dataset is not None:
@@ -466,15 +476,12 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
             return
         if chosen == "auto":
             prefix = self.text_prompt
-            texts = [prefix + self.dataset.corpus[docid] for docid in self._training_documents()]
+            pairs = training_pairs(self.dataset, use_all_docs=self.use_all_docs)
+            documents = dict.fromkeys(docid for _, docid in pairs)
+            texts = [prefix + self.dataset.corpus[docid] for docid in documents]
             chosen = choose_max_seq_length(self.model, lambda: token_lengths(texts, self.model))
         if chosen is not None:
             set_max_seq_length(self.model, int(chosen))
-
-    def _training_documents(self) -> list[str]:
-        relevant = self.dataset.relevant_docs
-        last = None if self.use_all_docs else 1
-        return list(dict.fromkeys(d for qid in self.dataset.queries for d in relevant[qid][:last]))
 
     def _train(
         self, folder: Path, args: TrainingArguments, base: RetrievalResult | None
@@ -496,10 +503,11 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
             )
             best.offer(_ndcg(base), BASE_STEP)
             callbacks.append(best)
+        args.prompts = self._task.prompts
         trainer = Trainer(
             batch_sampler=self._task.batch_sampler,
             model=self.model,
-            args=self._with_prompts(args),
+            args=args,
             train_dataset=self._task.rows,
             loss=self.loss,
             evaluator=self.evaluator,
@@ -513,17 +521,12 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
         try:
             with fused_attention(self.model):
                 trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
-            if best is not None and best.history[-1]["step"] != trainer.state.global_step:
+            if best is not None and best.last_step != trainer.state.global_step:
                 trainer.evaluate()
         finally:
             # Mixed precision wraps the model's forward; what comes back must compute in fp32.
             trainer.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
         return trainer, best
-
-    def _with_prompts(self, args: TrainingArguments) -> TrainingArguments:
-        if self._task.prompts and not args.prompts:
-            args.prompts = self._task.prompts
-        return args
 
     def _fingerprint(self, args: TrainingArguments) -> str:
         """Return what makes two runs the same, so that only checkpoints of this one are resumed."""

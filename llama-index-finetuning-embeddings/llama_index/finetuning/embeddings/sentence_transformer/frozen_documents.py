@@ -143,6 +143,7 @@ class QueryStepCollator:
         if len(keys) <= _MAX_DOCUMENTS:
             return keys
         own = {self._documents.index.key_of[docid]: None for _, docid in pairs}
+        n_relevant = len(own)
         for qid, _ in pairs:
             own.update(dict.fromkeys(self._documents.hard_keys[qid]))
         # Drawn by the step's rows, so that a resumed run draws the same.
@@ -150,7 +151,7 @@ class QueryStepCollator:
             len(keys), size=_MAX_DOCUMENTS, replace=False
         )
         own.update(dict.fromkeys(keys[i] for i in drawn.tolist()))
-        return list(own)[:_MAX_DOCUMENTS]
+        return list(own)[: max(_MAX_DOCUMENTS, n_relevant)]
 
     def _hide_others_hard_negatives(
         self, matrix: Tensor, query_ids: list[str], keys: list[int]

@@ -1,7 +1,6 @@
 """What one finetuning run trains on: rows, batches, collator and loss that belong together."""
 
 import functools
-import logging
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -34,8 +33,6 @@ from llama_index.finetuning.embeddings.sentence_transformer.losses import (
     loss_format,
     plain_ranking,
 )
-
-logger = logging.getLogger(__name__)
 
 # A document with more queries comes again in the same epoch: by experiment, see
 # benchmarks/RESULTS.md.
@@ -84,8 +81,8 @@ class Task:
                 "'dataset' has one and the same document for all its queries: there is no other to "
                 "tell it from. Add queries of other documents, or hard_negatives."
             )
-        rows = args.per_device_train_batch_size * distributed.world_size()
-        if rows == 1 and self.frozen_documents is None and not self.has_hard_negatives:
+        documents = args.per_device_train_batch_size * distributed.world_size()
+        if documents == 1 and self.frozen_documents is None and not self.has_hard_negatives:
             raise ConfigurationError(
                 "'batch_size' must be at least 2 without hard_negatives (got 1): a step of one "
                 "document has no other to tell it from, and gradient accumulation brings none."
@@ -156,7 +153,7 @@ def build_task(
             collator=StepCollator(model, steps, query_prompt, text_prompt),
             prompts=None,
             n_documents=steps.n_documents,
-            has_hard_negatives=bool(dataset.hard_negatives),
+            has_hard_negatives=any(map((dataset.hard_negatives or {}).get, dataset.queries)),
         )
     bound = build_loss(loss, model)
     if distributed.world_size() > 1 and getattr(bound, "gather_across_devices", False):

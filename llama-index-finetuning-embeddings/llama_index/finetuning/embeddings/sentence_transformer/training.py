@@ -189,7 +189,7 @@ class BestModel(TrainerCallback):  # type: ignore[misc]
         self._fingerprint = fingerprint
         self._patience = patience
         folder.mkdir(parents=True, exist_ok=True)
-        self.history: list[dict[str, float]] = []
+        self.last_step = 0
 
     @property
     def step(self) -> int:
@@ -206,7 +206,7 @@ class BestModel(TrainerCallback):  # type: ignore[misc]
 
     def offer(self, score: float, step: int) -> None:
         """Keep the model's present weights if they score better than all before."""
-        self.history.append({"step": step, "ndcg@10": score})
+        self.last_step = step
         distributed.from_main(functools.partial(self._keep_if_better, score, step))
 
     def _keep_if_better(self, score: float, step: int) -> None:

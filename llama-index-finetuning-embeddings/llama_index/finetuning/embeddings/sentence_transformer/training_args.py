@@ -19,6 +19,10 @@ _TAKEN = {
     "multi_dataset_batch_sampler": "there is one dataset",
 }
 
+# An adapter of few weights takes so many times the learning rate of all weights (Schulman et al.
+# 2025, "LoRA Without Regret").
+LORA_RATES = 10
+
 # Training arguments, by the beginnings of their names, that may change when a run is resumed.
 _SHAPES_NO_WEIGHTS = (
     *("output_dir", "num_train_epochs", "max_steps", "local_rank", "resume_from_checkpoint"),
@@ -96,8 +100,7 @@ def default_learning_rate(args: TrainingArguments, n_rows: int, *, lora: bool) -
 
     The optimizer moves each weight by about the learning rate in a step, whatever the loss, so that
     half as many steps need twice the rate to come as far. The numbers are by experiment, see
-    benchmarks/RESULTS.md. An adapter of few weights takes ten times as much (Schulman et al. 2025,
-    "LoRA Without Regret").
+    benchmarks/RESULTS.md.
 
     Args:
         args: Batch size and accumulation; the number of epochs does not count.
@@ -106,7 +109,7 @@ def default_learning_rate(args: TrainingArguments, n_rows: int, *, lora: bool) -
     """
     rows = args.per_device_train_batch_size * args.gradient_accumulation_steps
     steps = math.ceil(n_rows / (rows * distributed.world_size()))
-    rate: float = min(5e-5, 2e-5 * max(1.0, 64 / steps)) * (10 if lora else 1)
+    rate: float = min(5e-5, 2e-5 * max(1.0, 64 / steps)) * (LORA_RATES if lora else 1)
     return rate
 
 

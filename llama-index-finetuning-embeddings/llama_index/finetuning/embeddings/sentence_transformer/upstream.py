@@ -54,18 +54,12 @@ def preprocess(
         return features
     features = dict(model.tokenize([prompt + text for text in texts]))
     if prompt and "attention_mask" in features:
+        alone = model.tokenize([prompt])["input_ids"]
         # The end-of-sequence token of the prompt alone is not part of the prompt before a text.
-        length = model.tokenize([prompt])["input_ids"].shape[-1] - 1
+        ended = int(alone[0, -1]) in getattr(model.tokenizer, "all_special_ids", ())
+        length = alone.shape[-1] - int(ended)
         features["prompt_length"] = torch.full((len(texts),), length, dtype=torch.int)
     return features
-
-
-def embedding_dimension(model: SentenceTransformer) -> int | None:
-    """Return the size of the model's vectors, None where it does not say."""
-    # get_sentence_embedding_dimension is the older name of the same method.
-    ask = getattr(model, "get_embedding_dimension", None) or model.get_sentence_embedding_dimension
-    dim: int | None = ask()
-    return dim
 
 
 def default_device() -> str:
