@@ -281,7 +281,8 @@ def _patient_call(
                 raise EncodingError(
                     f"The embedding model {embed_model.model_name!r} failed on {len(batch)} texts "
                     f"(first: {table.name(batch[0])}): {reason}\n{remedy}"
-                ) from error
+                    # A service's error can quote the key and the texts.
+                ) from (None if is_remote(embed_model) else error)
 
     return call
 
