@@ -147,10 +147,7 @@ def parse_lines(response: str, limit: int) -> list[Question]:
     items = [line for line in lines if line.kind is chosen]
     asking = counts[chosen] > 0
     if chosen is Kind.PLAIN:
-        mixed = len(items) <= limit
-        items = [
-            line for line in items if _is_plain_question(line.text, asking=asking, mixed=mixed)
-        ]
+        items = _plain_questions(items, asking=asking, mixed=len(items) <= limit)
         if len(items) < limit:  # perhaps all stand on one line
             items = [part for line in items for part in _sentences(line)]
     elif asking:
@@ -264,14 +261,23 @@ def _ended(text: str) -> bool:
     return _ENDED.search(text[-20:]) is not None
 
 
-def _is_plain_question(text: str, *, asking: bool, mixed: bool) -> bool:
-    if ASKS.search(text) or _ASKS_IN_WORDS.search(text):
-        return True
-    # Where nothing asks, lines are keywords or statements, as the prompt may have wanted.
-    if not asking:
-        return not text.endswith((":", "\uff1a"))
-    # Words here, a question there, and no line too many: these are queries.
-    return mixed and not _ended(text)
+def _plain_questions(lines: list[_Line], *, asking: bool, mixed: bool) -> list[_Line]:
+    found: list[_Line] = []
+    asked = False
+    for line in lines:
+        text = line.text
+        asks = line.asks or _ASKS_IN_WORDS.search(text) is not None
+        asked = asked or asks
+        if not asking:
+            # Lines are keywords or statements, as the prompt may have wanted.
+            kept = not text.endswith((":", "\uff1a"))
+        else:
+            # Words here, a question there, and no line too many: queries, unless the words begin
+            # as an answer to the question before would.
+            kept = asks or (mixed and not _ended(text) and not (asked and text[:1].isupper()))
+        if kept:
+            found.append(line)
+    return found
 
 
 def unmarked(text: str) -> str:
