@@ -35,6 +35,7 @@ SECTIONS = {
     "overview": "Every method on every data set",
     "full_finetune": "All weights, against the retired engine and a hand-written Trainer",
     "learning_rate": "The default learning rate",
+    "attention": "Attention in training, on a CPU",
     "adapter": "The adapter engine, against the retired one and against embedding alone",
     "search": "Exact search",
     "generation": "Generating questions",

@@ -60,7 +60,7 @@ def test_missing_data_is_said_before_anything_runs(results, monkeypatch, capsys)
     message = capsys.readouterr().err
     assert "no folder 'nowhere'" in message
     assert "make bench DATA=folder" in message
-    assert "--only search generation dataset" in message
+    assert "--only attention search generation dataset" in message
 
 
 def test_options_reach_every_benchmark_that_has_them(results, monkeypatch):

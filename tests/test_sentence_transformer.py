@@ -18,6 +18,8 @@ from llama_index.core.embeddings import resolve_embed_model
 from llama_index.core.ingestion import IngestionPipeline
 from llama_index.core.schema import TextNode
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainingArguments
+from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import TrainerCallback
 
 from llama_index.finetuning.embeddings import (
@@ -588,6 +590,31 @@ def test_attention_is_fused_on_a_cpu_while_training(engine):
     assert set(rates["attention.output.dropout"]) == {0.1}
     after = {m.p for n, m in run.model.named_modules() if n.endswith("attention.self.dropout")}
     assert after == {0.1}
+
+
+@pytest.mark.parametrize(("tokens", "dtype"), [(256, torch.float32), (257, torch.bfloat16)])
+def test_attention_among_few_tokens_is_in_fp32(engine, tokens, dtype):
+    """The kernel gets fp32 there, with a mask too, and what comes out is bf16 as before."""
+    seen = []
+
+    class Kernels(TorchDispatchMode):
+        """Note what the attention's kernel is given."""
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            if "scaled_dot_product" in str(func):
+                seen.append(args[0].dtype)
+            return func(*args, **(kwargs or {}))
+
+    query = torch.randn(1, 2, tokens, 8, dtype=torch.bfloat16)
+    mask = torch.zeros(1, 1, tokens, tokens, dtype=torch.bfloat16)
+    attend = functional.scaled_dot_product_attention
+    plain = attend(query, query, query, attn_mask=mask)
+    run = engine()
+    with fused_attention(run.model), torch.autocast("cpu", dtype=torch.bfloat16), Kernels():
+        found = attend(query, query, query, attn_mask=mask)
+    assert seen == [dtype]
+    assert found.dtype == torch.bfloat16
+    assert torch.allclose(found.float(), plain.float(), atol=0.02)
 
 
 def test_precision_is_detected_never_assumed(monkeypatch):
