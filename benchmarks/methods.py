@@ -252,9 +252,9 @@ def retired(
 
 
 def retired_adapter(
-    python: str, train: Path, output: Path, lr: str, *, epochs: int = 4, batch_size: int = 10
+    python: str, train: Path, output: Path, lr: str = "2e-5", epochs: int = 1, batch_size: int = 10
 ) -> float:
-    """Run the retired adapter engine in its own environment; return its seconds."""
+    """Run the retired adapter engine, by default with its own defaults; return its seconds."""
     arguments = (MODEL, str(train), str(output), lr, str(epochs), str(batch_size))
     return float(retired_script(python, RETIRED_ADAPTER, *arguments))
 

@@ -37,8 +37,7 @@ OURS: dict[str, tuple[str, dict[str, Any]]] = {
     "LoRA": ("lora", {}),
 }
 SAME_LENGTH = "all weights, the folder's length"
-RETIRED_ADAPTERS = [f"retired adapter, lr {rate}" for rate in ("2e-5", "1e-4", "1e-3")]
-LABELS = ["base", "bm25", *RETIRED_ADAPTERS, "retired engine", "hand-written Trainer", *OURS]
+LABELS = ["base", "bm25", "retired adapter", "retired engine", "hand-written Trainer", *OURS]
 SEED = 42
 
 
@@ -54,9 +53,9 @@ def measure(options: argparse.Namespace, name: str, label: str) -> dict[str, Any
         folder = Path(parent) / "model"
         if label == "retired engine":
             spent = retired(options.retired, options.data, name, folder, {"epochs": 2})
-        elif label.startswith("retired adapter"):
-            file, rate = train_file(options.data, name), label.rsplit(maxsplit=1)[-1]
-            spent = {"seconds": retired_adapter(options.retired, file, folder, rate)}
+        elif label == "retired adapter":
+            file = train_file(options.data, name)
+            spent = {"seconds": retired_adapter(options.retired, file, folder)}
         else:
             method, settings = OURS.get(label, ("trainer", {}))
             text = json.dumps(settings)
