@@ -1,5 +1,6 @@
 """`train="query"`: the queries' encoder learns, the documents keep their vectors."""
 
+import copy
 import functools
 from pathlib import Path
 
@@ -30,6 +31,9 @@ from llama_index.finetuning.embeddings.sentence_transformer.by_document import (
 from llama_index.finetuning.embeddings.sentence_transformer.frozen_documents import (
     FrozenDocuments,
     QueryStepCollator,
+)
+from llama_index.finetuning.embeddings.sentence_transformer.frozen_layers import (
+    frozen_first_layers,
 )
 
 
@@ -225,6 +229,33 @@ def test_an_adapter_learns_ten_times_as_fast(query_engine):
         one.finetune()
         rates.append(read_manifest(Path(one.model_output_path))["parameters"]["learning_rate"])
     assert rates == pytest.approx([2e-5, 2e-4])
+
+
+def test_the_first_layers_stay_as_they_are(query_engine, model, tmp_path):
+    """Of three layers the first is kept, with the word embeddings; afterwards all can train."""
+    bert = model[0].auto_model
+    bert.encoder.layer.append(copy.deepcopy(bert.encoder.layer[0]))
+    bert.config.num_hidden_layers = 3
+    model.save(str(tmp_path / "three"))
+    run = query_engine(model_id=str(tmp_path / "three"))
+    before = {name: one.clone() for name, one in run.model.named_parameters()}
+    run.finetune()
+    after = dict(run.model.named_parameters())
+    same = {name for name, one in after.items() if torch.equal(one, before[name])}
+    kept = {name for name in after if ".embeddings." in name or ".layer.0." in name}
+    assert kept
+    # No text passes the pooler.
+    assert same == kept | {name for name in after if ".pooler." in name}
+    assert all(one.requires_grad for one in after.values())
+
+
+@pytest.mark.parametrize("layers", [0, 2])
+def test_models_without_layers_to_spare_train_whole(tiny_bert_dir, tiny_model_dir, layers):
+    """Fewer than three layers, or none, are all trained."""
+    path = tiny_bert_dir if layers else tiny_model_dir
+    one = SentenceTransformer(str(path), device="cpu")
+    with frozen_first_layers(one):
+        assert all(weights.requires_grad for weights in one.parameters())
 
 
 def test_the_base_is_not_overwritten(query_engine, tiny_bert_dir):

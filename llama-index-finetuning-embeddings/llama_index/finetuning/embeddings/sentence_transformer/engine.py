@@ -41,6 +41,7 @@ from llama_index.finetuning.embeddings.sentence_transformer.arguments import (
 )
 from llama_index.finetuning.embeddings.sentence_transformer.attention import fused_attention
 from llama_index.finetuning.embeddings.sentence_transformer.fingerprint import fingerprint
+from llama_index.finetuning.embeddings.sentence_transformer.frozen_layers import frozen_first_layers
 from llama_index.finetuning.embeddings.sentence_transformer.length import (
     check_max_seq_length,
     choose_max_seq_length,
@@ -123,7 +124,8 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
         checkpoint_save_total_limit: Checkpoints to keep; 0 keeps all.
         train: ``"both"``, or ``"query"``: tune the encoder of the queries only, against the
             vectors that the base gives the documents. An index that exists stays valid, a step
-            costs a tenth, and the model handed back is an `AsymmetricEmbeddingModel`.
+            costs a tenth, and the model handed back is an `AsymmetricEmbeddingModel`. The word
+            embeddings and the first third of a transformer's layers stay as they are.
         training_args: ``SentenceTransformerTrainingArguments``, or some of its fields as a dict,
             laid over the engine's own choices. Of an instance those fields count that differ from
             the class's defaults. The learning rate is 2e-5 unless you give one, up to 5e-5 where
@@ -519,7 +521,7 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
         if trainer.pop_callback(ProgressCallback) is not None:
             trainer.add_callback(Progress)
         try:
-            with fused_attention(self.model):
+            with fused_attention(self.model), self._kept_layers():
                 trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
             if best is not None and best.last_step != trainer.state.global_step:
                 trainer.evaluate()
@@ -527,6 +529,10 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
             # Mixed precision wraps the model's forward; what comes back must compute in fp32.
             trainer.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
         return trainer, best
+
+    def _kept_layers(self) -> contextlib.AbstractContextManager[None]:
+        only_queries = self.train == "query"
+        return frozen_first_layers(self.model) if only_queries else contextlib.nullcontext()
 
     def _fingerprint(self, args: TrainingArguments) -> str:
         """Return what makes two runs the same, so that only checkpoints of this one are resumed."""

@@ -1,0 +1,55 @@
+"""Keeping the first layers of a transformer as they are."""
+
+import contextlib
+from collections.abc import Iterator
+
+from sentence_transformers import SentenceTransformer
+from torch import nn
+
+from llama_index.finetuning.embeddings.sentence_transformer import lora, upstream
+
+# One layer of so many is kept. By experiment, see benchmarks/RESULTS.md.
+_KEPT = 3
+
+
+@contextlib.contextmanager
+def frozen_first_layers(model: SentenceTransformer) -> Iterator[None]:
+    """Train neither the word embeddings nor the first third of the layers while the block runs.
+
+    What single words mean a few hundred queries have little to say about, and nothing about the
+    words that they do not hold; and no gradient is to be computed below the first layer that is
+    trained (as in "surgical" finetuning, Lee et al. 2022, https://arxiv.org/abs/2210.11466).
+    Transformers of fewer than three layers, models without a transformer and PEFT adapters train
+    as they are.
+    """
+    kept = [one for one in _before_the_trained_layers(model) if one.requires_grad]
+    for parameter in kept:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in kept:
+            parameter.requires_grad_(True)
+
+
+def _before_the_trained_layers(model: SentenceTransformer) -> list[nn.Parameter]:
+    found = upstream.transformer_child(model)
+    if found is None or lora.has_adapter(model):
+        return []
+    stacks = [one for one in found[2].modules() if isinstance(one, nn.ModuleList)]
+    layers = max(stacks, key=_size, default=nn.ModuleList())
+    n_kept = len(layers) // _KEPT
+    if n_kept == 0:
+        return []
+    first_trained = {id(one) for one in layers[n_kept].parameters()}
+    kept = []
+    # Modules are registered in the order in which a text passes them.
+    for parameter in found[2].parameters():
+        if id(parameter) in first_trained:
+            break
+        kept.append(parameter)
+    return kept
+
+
+def _size(layers: nn.ModuleList) -> int:
+    return sum(one.numel() for one in layers.parameters())
