@@ -123,9 +123,10 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
         checkpoint_save_steps: Steps between two checkpoints.
         checkpoint_save_total_limit: Checkpoints to keep; 0 keeps all.
         train: ``"both"``, or ``"query"``: tune the encoder of the queries only, against the
-            vectors that the base gives the documents. An index that exists stays valid, a step
-            costs a tenth, and the model handed back is an `AsymmetricEmbeddingModel`. The word
-            embeddings and the first third of a transformer's layers stay as they are.
+            vectors that the base gives the documents. An index that exists stays valid, a run
+            takes a quarter of the time, and the model handed back is an
+            `AsymmetricEmbeddingModel`. The word embeddings and the first third of a
+            transformer's layers stay as they are.
         training_args: ``SentenceTransformerTrainingArguments``, or some of its fields as a dict,
             laid over the engine's own choices. Of an instance those fields count that differ from
             the class's defaults. The learning rate is 2e-5 unless you give one, up to 5e-5 where
