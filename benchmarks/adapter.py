@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.embeddings.huggingface import HuggingFaceEmbedding
-from measuring import peak_gb
-from methods import DATA, MODEL, load, names_in, retired_adapter, train_file
+from measuring import DATA, peak_gb
+from methods import MODEL, load, names_in, retired_adapter, train_file
 
 from llama_index.finetuning.embeddings.adapter import EmbeddingAdapterFinetuneEngine
 from llama_index.finetuning.embeddings.adapter_embedding import AdapterEmbeddingModel

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from methods import DATA, METRIC, MODEL, called, load, names_in, retired
+from measuring import DATA
+from methods import METRIC, MODEL, called, load, names_in, retired
 from sentence_transformers import SentenceTransformer
 
 from llama_index.finetuning.embeddings.sentence_transformer.precision import choose_precision

@@ -6,7 +6,6 @@ where VENV has the retired llama-index-finetuning installed; without it only thi
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -60,7 +59,7 @@ def run(python: str, arguments: argparse.Namespace, folder: str, options: dict[s
         *(python, "-c", WORKLOAD, "llama_index.finetuning.embeddings.common"),
         *(str(arguments.nodes), str(arguments.latency), str(output), json.dumps(options)),
     ]
-    env = dict(os.environ) if options else rival_environment()
+    env = None if options else rival_environment()
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
     lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
     if not lines:

@@ -12,7 +12,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from methods import DATA, METRIC, called, names_in
+from measuring import DATA
+from methods import METRIC, called, names_in
 
 DOCUMENTS = 2000  # scoring 5,000 abstracts takes longer than training on them
 

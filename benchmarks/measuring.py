@@ -4,6 +4,8 @@ import os
 import resource
 from pathlib import Path
 
+DATA = Path("../shared/data")
+
 
 def peak_gb() -> float:
     """Return the process's peak memory so far, in GB."""

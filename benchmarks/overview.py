@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from methods import DATA, METRIC, called, load, names_in, retired, retired_adapter, train_file
+from measuring import DATA
+from methods import METRIC, called, load, names_in, retired, retired_adapter, train_file
 
 from llama_index.finetuning.embeddings.evaluation.judgements import Judgements
 from llama_index.finetuning.embeddings.evaluation.significance import (

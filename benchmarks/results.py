@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 
 import torch
+from measuring import DATA
 
 from llama_index.finetuning.embeddings.manifest import versions
 from llama_index.finetuning.embeddings.sentence_transformer.precision import supports_bf16
@@ -41,11 +42,14 @@ SECTIONS = {
     "generation": "Generating questions",
     "dataset": "A million pairs",
 }
-RIVALS = ("overview", "full_finetune", "adapter", "generation")
-NEED_DATA = ("overview", "full_finetune", "learning_rate", "adapter")
-ANY_DATA = ("overview", "full_finetune", "learning_rate")
-CUT = ("overview", "full_finetune")
-RESUMABLE = ("overview", "learning_rate")
+# What a benchmark takes of the command line; one that goes on with its results gets a new file.
+TAKES = {
+    "overview": {"data", "names", "documents", "retired", "results"},
+    "full_finetune": {"data", "names", "documents", "retired"},
+    "learning_rate": {"data", "names", "results"},
+    "adapter": {"data", "retired"},
+    "generation": {"retired"},
+}
 PLAIN_TEXT = ("generation", "dataset")
 
 
@@ -71,20 +75,21 @@ def _cpu_info() -> str:
 
 def run(name: str, options: argparse.Namespace) -> str:
     """Run one benchmark and return what is to stand between its markers."""
+    takes = TAKES.get(name, set())
     shown = []
-    if name in ANY_DATA and options.names:
+    if "names" in takes and options.names:
         shown += ["--names", *options.names]
-    if name in CUT:
+    if "documents" in takes:
         shown += ["--documents", str(options.documents)]
     command = [sys.executable, str(HERE / f"{name}.py"), *shown]
-    if name in NEED_DATA:
+    if "data" in takes:
         command += ["--data", str(options.data)]
-    if name in RIVALS and options.retired:
+    if "retired" in takes and options.retired:
         command += ["--retired", options.retired]
     print(f"{name} ...", flush=True)
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        if name in RESUMABLE:
+        if "results" in takes:
             # What an earlier run measured may be of an older engine.
             command += ["--results", str(Path(folder) / "results.json")]
         found = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
@@ -113,14 +118,14 @@ def main() -> None:
     """Run what is asked for, and put each section into its place."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS))
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--names", nargs="+", help="data sets; all of the folder if left out")
     parser.add_argument("--documents", type=int, default=2000, help="cut the test corpora to these")
     parser.add_argument("--retired", help="Python with the retired package")
     options = parser.parse_args()
-    needy = [name for name in options.only if name in NEED_DATA]
+    needy = [name for name in options.only if "data" in TAKES.get(name, ())]
     if needy and not options.data.is_dir():
-        others = " ".join(name for name in SECTIONS if name not in NEED_DATA)
+        others = " ".join(name for name in SECTIONS if "data" not in TAKES.get(name, ()))
         parser.error(
             f"there is no folder {str(options.data)!r} with the data of {', '.join(needy)} "
             "(NAME_train.json and NAME_test.json, datasets of this package). Name one with --data "

@@ -209,6 +209,18 @@ def test_beir_splits_of_one_corpus_share_a_folder(tmp_path):
     assert EmbeddingQAFinetuneDataset.from_beir(tmp_path / "beir", "test") == test
 
 
+def test_a_split_that_is_a_link_is_replaced_and_not_what_it_leads_to(tmp_path):
+    """The file that somebody linked to stays as it is."""
+    (tmp_path / "beir" / "qrels").mkdir(parents=True)
+    kept = tmp_path / "judgements.tsv"
+    kept.write_text("query-id\tcorpus-id\tscore\nq\td\t1\n")
+    (tmp_path / "beir" / "qrels" / "test.tsv").symlink_to(kept)
+    dataset = tiny_dataset()
+    dataset.to_beir(tmp_path / "beir")
+    assert kept.read_text() == "query-id\tcorpus-id\tscore\nq\td\t1\n"
+    assert EmbeddingQAFinetuneDataset.from_beir(tmp_path / "beir") == dataset
+
+
 @pytest.mark.parametrize("field", ["queries", "corpus"])
 def test_beir_splits_that_do_not_fit_together(tmp_path, field):
     """Another corpus, or another text of a query, is refused and changes nothing."""

@@ -160,6 +160,7 @@ def test_two_questions_are_found_in_every_shape(answer):
         ("lyft revenue 2021\nhow did uber do?", ["lyft revenue 2021", "how did uber do?"]),
         ("What is a reef?\nIt tests recall.", ["What is a reef?"]),
         ("What is a reef?\nA ridge", ["What is a reef?"]),
+        ("Explain these two:\nreef age", ["Explain these two:", "reef age"]),
         ("What is a reef?\nreef age", ["What is a reef?", "reef age"]),
         ("Reef age\nWhat is a reef?", ["Reef age", "What is a reef?"]),
         ("Great Britain, when was it?", ["Great Britain, when was it?"]),

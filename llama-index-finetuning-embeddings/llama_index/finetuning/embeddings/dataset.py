@@ -12,7 +12,7 @@ from typing_extensions import Self
 from llama_index.finetuning.embeddings import description, splitting
 from llama_index.finetuning.embeddings.consolidation import consolidated
 from llama_index.finetuning.embeddings.duplicates import NEAR_DUPLICATE
-from llama_index.finetuning.embeddings.errors import DatasetError
+from llama_index.finetuning.embeddings.errors import ConfigurationError, DatasetError
 from llama_index.finetuning.embeddings.files import atomic_file
 from llama_index.finetuning.embeddings.formats import (
     argilla,
@@ -384,4 +384,21 @@ class EmbeddingQAFinetuneDataset(BaseModel):
             corpus=part.corpus,
             relevant_docs={qid: self.relevant_docs[qid] for qid in part.query_ids},
             hard_negatives=hard_negatives,
+        )
+
+
+def require_dataset(value: Any, *, name: str) -> None:
+    """Make sure that an argument is a dataset, and not the path of one, for instance.
+
+    Args:
+        value: What was given.
+        name: The argument that it was given as, for the message.
+
+    Raises:
+        ConfigurationError: It is something else.
+    """
+    if not isinstance(value, EmbeddingQAFinetuneDataset):
+        raise ConfigurationError(
+            f"{name!r} must be an EmbeddingQAFinetuneDataset (got {type(value).__name__}). Read a "
+            "file with EmbeddingQAFinetuneDataset.from_json(path)."
         )

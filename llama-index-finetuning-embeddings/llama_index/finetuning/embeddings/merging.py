@@ -10,7 +10,10 @@ from typing import Any
 import torch
 from sentence_transformers import SentenceTransformer
 
-from llama_index.finetuning.embeddings.dataset import EmbeddingQAFinetuneDataset
+from llama_index.finetuning.embeddings.dataset import (
+    EmbeddingQAFinetuneDataset,
+    require_dataset,
+)
 from llama_index.finetuning.embeddings.errors import ConfigurationError, ModelFolderError
 from llama_index.finetuning.embeddings.files import check_writable, output_lock
 from llama_index.finetuning.embeddings.manifest import read_manifest
@@ -160,12 +163,7 @@ def _check_weight(weight: Any, val_dataset: Any) -> None:
                 "'weight' is None, which chooses it on a validation set: pass 'val_dataset', or a "
                 "weight from 0 to 1."
             )
-        if not isinstance(val_dataset, EmbeddingQAFinetuneDataset):
-            raise ConfigurationError(
-                "'val_dataset' must be an EmbeddingQAFinetuneDataset (got "
-                f"{type(val_dataset).__name__}). Read a file with "
-                "EmbeddingQAFinetuneDataset.from_json(path)."
-            )
+        require_dataset(val_dataset, name="val_dataset")
         val_dataset.check()
         return
     if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight <= 1:

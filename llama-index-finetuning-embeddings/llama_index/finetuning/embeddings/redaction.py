@@ -54,13 +54,13 @@ def safe_message(error: BaseException, *, owner: object, texts: Iterable[str] = 
         The error's class and message, at most 500 characters.
     """
     message = f"{type(error).__name__}: {error}"
-    # First of all: with a word of it hidden as a key, a text would no longer be found.
+    for secret in _secrets(owner):
+        message = message.replace(secret, HIDDEN)
+    # Before words that look like keys are hidden: with one of its own gone, a text is not found.
     for text in texts:
         for shape in (text, json.dumps(text)[1:-1], repr(text)[1:-1]):
             if len(shape) >= _SHORTEST:
                 message = message.replace(shape, "<text>")
-    for secret in _secrets(owner):
-        message = message.replace(secret, HIDDEN)
     message = redacted(message)
     return message if len(message) <= _LONGEST_MESSAGE else f"{message[:_LONGEST_MESSAGE]} ..."
 

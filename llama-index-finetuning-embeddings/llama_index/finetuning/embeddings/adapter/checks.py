@@ -18,7 +18,7 @@ from llama_index.finetuning.embeddings.adapters import (
     Transform,
     saves_itself,
 )
-from llama_index.finetuning.embeddings.dataset import EmbeddingQAFinetuneDataset
+from llama_index.finetuning.embeddings.dataset import require_dataset
 from llama_index.finetuning.embeddings.encoding import stated_dimension
 from llama_index.finetuning.embeddings.errors import ConfigurationError, ModelFolderError
 
@@ -33,11 +33,7 @@ def check_datasets(dataset: Any, val_dataset: Any) -> None:
     for name, one in (("dataset", dataset), ("val_dataset", val_dataset)):
         if one is None and name == "val_dataset":
             continue
-        if not isinstance(one, EmbeddingQAFinetuneDataset):
-            raise ConfigurationError(
-                f"{name!r} must be an EmbeddingQAFinetuneDataset (got {type(one).__name__}). Read "
-                "a file with EmbeddingQAFinetuneDataset.from_json(path)."
-            )
+        require_dataset(one, name=name)
         one.check()
 
 

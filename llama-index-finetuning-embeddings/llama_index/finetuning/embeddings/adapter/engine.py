@@ -106,6 +106,7 @@ class EmbeddingAdapterFinetuneEngine(BaseFinetuningEngine):
             )
         self.dataset = dataset
         self.embed_model = embed_model
+        self.batch_size = batch_size
         self.summary = ""
         self.report: RetrievalReport | None = None
         self._defaults = {

@@ -98,6 +98,8 @@ def write_beir(
         # Other splits, and what else somebody put beside them, stay.
         if (root / "qrels").is_dir():
             shutil.copytree(root / "qrels", new / "qrels", symlinks=True)
+            # Where it is a link, what it leads to is not to be written over.
+            (new / "qrels" / f"{split}.tsv").unlink(missing_ok=True)
         else:
             (new / "qrels").mkdir()
         _write_lines(new / "queries.jsonl", ({"_id": i, "text": t} for i, t in queries.items()))

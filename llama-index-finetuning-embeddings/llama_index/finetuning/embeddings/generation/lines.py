@@ -268,14 +268,14 @@ def _plain_questions(lines: list[_Line], *, asking: bool, mixed: bool) -> list[_
         text = line.text
         asks = line.asks or _ASKS_IN_WORDS.search(text) is not None
         asked = asked or asks
-        if not asking:
-            # Lines are keywords or statements, as the prompt may have wanted.
-            kept = not text.endswith((":", "\uff1a"))
-        else:
+        if asking:
             # Words here, a question there, and no line too many: queries, unless the words begin
             # as an answer to the question before would.
-            kept = asks or (mixed and not _ended(text) and not (asked and text[:1].isupper()))
-        if kept:
+            query = mixed and not _ended(text) and not (asked and text[:1].isupper())
+        else:
+            # Lines are keywords or statements, as the prompt may have wanted.
+            query = not text.endswith((":", "\uff1a"))
+        if asks or query:
             found.append(line)
     return found
 

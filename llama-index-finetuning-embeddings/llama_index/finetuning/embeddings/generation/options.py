@@ -105,12 +105,12 @@ def texts_of(nodes: Sequence[BaseNode]) -> tuple[dict[str, str], list[str]]:
     Raises:
         ConfigurationError: Something is no node, or no node has a text.
     """
-    if isinstance(nodes, BaseNode) or not all(isinstance(node, BaseNode) for node in nodes):
-        one = isinstance(nodes, BaseNode)
-        strangers = [nodes] if one else [n for n in nodes if not isinstance(n, BaseNode)]
+    one = isinstance(nodes, BaseNode)
+    wrong = [nodes] if one else [node for node in nodes if not isinstance(node, BaseNode)]
+    if wrong:
+        found = shown(sorted({type(node).__name__ for node in wrong}))
         raise ConfigurationError(
-            "'nodes' must be a list of LlamaIndex nodes (got "
-            f"{'one' if one else 'some'} {shown(sorted({type(n).__name__ for n in strangers}))}). "
+            f"'nodes' must be a list of LlamaIndex nodes (got {'one' if one else 'some'} {found}). "
             "Make nodes of texts with TextNode(text=...)."
         )
     strange = [node.node_id for node in nodes if not is_encodable(node.node_id)]

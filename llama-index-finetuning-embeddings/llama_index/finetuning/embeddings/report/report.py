@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from llama_index.core.base.embeddings.base import BaseEmbedding
 
-from llama_index.finetuning.embeddings.dataset import EmbeddingQAFinetuneDataset
+from llama_index.finetuning.embeddings.dataset import (
+    EmbeddingQAFinetuneDataset,
+    require_dataset,
+)
 from llama_index.finetuning.embeddings.errors import ConfigurationError, MissingExtraError
 from llama_index.finetuning.embeddings.evaluation import (
     Comparison,
@@ -248,11 +251,8 @@ def compare_retrieval(
             "with 'k_values'."
         )
     check_groups(dataset, groups)
-    if not isinstance(general_dataset, EmbeddingQAFinetuneDataset | None):
-        raise ConfigurationError(
-            "'general_dataset' must be an EmbeddingQAFinetuneDataset (got "
-            f"{type(general_dataset).__name__}). Read a file with its from_json."
-        )
+    if general_dataset is not None:
+        require_dataset(general_dataset, name="general_dataset")
     options = EvaluationOptions(
         k_values=k_values,
         similarity=similarity,

@@ -4,7 +4,7 @@ import os
 from pathlib import Path, PurePath
 from typing import Any
 
-from llama_index.finetuning.embeddings.dataset import EmbeddingQAFinetuneDataset
+from llama_index.finetuning.embeddings.dataset import require_dataset
 from llama_index.finetuning.embeddings.errors import ConfigurationError
 from llama_index.finetuning.embeddings.files import check_writable
 from llama_index.finetuning.embeddings.sentence_transformer.precision import PRECISIONS
@@ -36,9 +36,11 @@ def check_arguments(
         ConfigurationError: One can't; the message names it, its value and what it must be.
         DatasetError: A dataset was changed after construction and no longer fits together.
     """
-    _check_dataset("dataset", dataset)
+    require_dataset(dataset, name="dataset")
+    dataset.check()
     if val_dataset is not None:
-        _check_dataset("val_dataset", val_dataset)
+        require_dataset(val_dataset, name="val_dataset")
+        val_dataset.check()
     _check_integer("batch_size", batch_size, minimum=1)
     _check_integer("epochs", epochs, minimum=1)
     _check_integer("evaluation_steps", evaluation_steps, minimum=0)
@@ -106,14 +108,6 @@ def checkpoint_folder(model_output_path: str | os.PathLike[str]) -> Path:
     path = PurePath(model_output_path)
     parts = [part for part in path.parts if part not in (path.anchor, "..", ".")]
     return Path("checkpoints", *parts)
-
-
-def _check_dataset(name: str, dataset: Any) -> None:
-    if not isinstance(dataset, EmbeddingQAFinetuneDataset):
-        raise ConfigurationError(
-            f"'{name}' must be an EmbeddingQAFinetuneDataset (got {type(dataset).__name__})."
-        )
-    dataset.check()
 
 
 def _check_integer(name: str, value: Any, *, minimum: int, other: str = "") -> None:

@@ -36,16 +36,15 @@ class _ShortInFp32(TorchFunctionMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        options = dict(kwargs or {})
+        kwargs = kwargs or {}
         if func is not functional.scaled_dot_product_attention or len(args) < 3:
-            return func(*args, **options)
+            return func(*args, **kwargs)
         query, key = args[:2]
         if query.dtype != torch.bfloat16 or max(query.shape[-2], key.shape[-2]) > _SHORT:
-            return func(*args, **options)
-        in_fp32 = [_in_fp32(one) for one in args]
-        options = {name: _in_fp32(one) for name, one in options.items()}
+            return func(*args, **kwargs)
+        in_fp32 = {name: _in_fp32(one) for name, one in kwargs.items()}
         with torch.autocast("cpu", enabled=False):
-            return func(*in_fp32, **options).to(query.dtype)
+            return func(*map(_in_fp32, args), **in_fp32).to(query.dtype)
 
 
 def _in_fp32(value: Any) -> Any:
