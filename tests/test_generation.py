@@ -647,8 +647,6 @@ def refused(status: int, message: str = "no") -> Exception:
     [
         (refused(401), "check the key"),
         (refused(402), "check the key"),
-        (refused(403), "check the key"),
-        (refused(404), "model's name"),
         (QuotaError("You exceeded your current quota"), "quota"),
         (RuntimeError("Error code: 429 - {'code': 'insufficient_quota'}"), "quota"),
         (RateLimitError("Requests per day: please try again in 23h59m12s."), "wait 24.0 hours"),
@@ -676,6 +674,52 @@ def test_one_text_that_a_service_will_not_have(options):
     dataset = generate_qa_embedding_pairs(make_nodes("Ann", "Bob"), llm, **options)
     assert questions_by_text(dataset).keys() == {"Bob"}
     assert llm.texts.count("Ann") == 1
+
+
+@pytest.mark.parametrize("status", [403, 404])
+def test_a_firewall_that_bars_one_text(options, status):
+    """Where others are answered, that is this node's failure, in this run and in the next."""
+    texts = [f"text {i}" for i in range(6)]
+    error = refused(status, "blocked by the web application firewall")
+    for asked in (texts, ["text 3"]):
+        llm = AsyncLLM(failures={"text 3": [error] * 3})
+        dataset = generate_qa_embedding_pairs(make_nodes(*texts), llm, num_workers=1, **options)
+        assert llm.texts == asked
+        assert questions_by_text(dataset).keys() == {*texts} - {"text 3"}
+
+
+@pytest.mark.parametrize("status", [403, 404])
+def test_a_permission_that_was_never_there_or_is_gone(options, status):
+    """The first refusal ends a run to which nothing was answered, else the eleventh in a row."""
+    texts = [f"text {i}" for i in range(50)]
+    llm = AsyncLLM(failures={text: [refused(status)] for text in texts})
+    with pytest.raises(GenerationError, match="'n-text 0' failed .*probably .*model's name"):
+        generate_qa_embedding_pairs(make_nodes(*texts), llm, num_workers=1, **options)
+    assert len(llm.texts) == 1
+    llm = AsyncLLM(failures={text: [refused(status)] for text in texts[4:]})
+    with pytest.raises(GenerationError, match="'n-text 14' failed .*model's name.* 4 answers"):
+        generate_qa_embedding_pairs(make_nodes(*texts), llm, num_workers=1, **options)
+    assert len(llm.texts) == 15
+
+
+class BusyLLM(AsyncLLM):
+    """Answers one request in three, and tells the others to ask again at once."""
+
+    _asked: int = PrivateAttr(default=0)
+
+    async def acomplete(self, prompt: str, formatted: bool = False, **kwargs: Any):
+        self._asked += 1
+        await asyncio.sleep(0)
+        if self._asked % 3:
+            raise RateLimitError("Rate limit reached, please try again in 1ms.")
+        return await super().acomplete(prompt)
+
+
+def test_a_rate_limit_loses_no_node(options):
+    """However often a node is told to wait, it is asked about again until it is answered."""
+    texts = [f"text {i}" for i in range(40)]
+    dataset = generate_qa_embedding_pairs(make_nodes(*texts), BusyLLM(), **options)
+    assert questions_by_text(dataset).keys() == set(texts)
 
 
 def test_a_run_that_ends_waits_for_nobody(options):
@@ -1157,6 +1201,20 @@ def test_filters_drop_and_count(options):
         ("How do I send the text of a message?", False),
         ("Which document retention policy applies?", False),
         ("What is context switching?", False),
+        ("How do I switch the context in kubectl?", False),
+        ("How do I pass the context to a Django template?", False),
+        ("Does the document contain an _id field in MongoDB?", False),
+        ("Wie wird der Text im Text-Editor formatiert?", False),
+        ("\u6839\u636e\u4e0a\u4e0b\u6587\uff0c\u8c01\u521b\u7acb\u4e86Lyft\uff1f", True),
+        ("\u672c\u6587\u7684\u4e3b\u8981\u89c2\u70b9\u662f\u4ec0\u4e48\uff1f", True),
+        ("\u6587\u4e2d\u63d0\u5230\u4e86\u4ec0\u4e48\uff1f", True),
+        ("\u65e5\u672c\u6587\u5316\u6709\u4ec0\u4e48\u7279\u70b9\uff1f", False),
+        (
+            "\u65e5\u672c\u6587\u5b66\u306e\u4ee3\u8868\u4f5c\u306f\u4f55\u3067\u3059\u304b\uff1f",
+            False,
+        ),
+        ("\u7f51\u4e0a\u6587\u4ef6\u5982\u4f55\u4e0a\u4f20\uff1f", False),
+        ("\u5728\u4e2d\u6587\u4e2d\u600e\u4e48\u7528\uff1f", False),
     ],
 )
 def test_mentions_of_the_context(question, expected):
@@ -1179,6 +1237,25 @@ def test_copies_of_the_text(question, expected):
     """Six words in a row or a question of the text are copies; keywords and rewordings are not."""
     text = "The quick brown fox jumps over the lazy dog. Is it fast? Yes."
     assert copies_text(question, text) is expected
+
+
+@pytest.mark.parametrize(
+    ("question", "expected"),
+    [
+        ("\u30b3\u30f3\u30d4\u30e5\u30fc\u30bf", False),
+        ("\uc778\uacf5\uc9c0\ub2a5 \uae30\uc220", False),
+        ("\u092d\u093e\u0930\u0924 \u0915\u0940 \u0930\u093e\u091c\u0927\u093e\u0928\u0940", False),
+        ("CVE-2024-12345 OpenSSL 3.0.1", False),
+        ("192.168.0.1 port 8080", False),
+        (
+            "\u30b3\u30f3\u30d4\u30e5\u30fc\u30bf\u306f\u8a08\u7b97\u3092\u884c\u3046\u6a5f\u68b0\u3067\u3042\u308a\u307e\u3059",
+            True,
+        ),
+    ],
+)
+def test_keywords_of_any_script_are_no_copies(question, expected):
+    """A word of six characters is a word, and so are numbers and identifiers with marks."""
+    assert copies_text(question, f"{question}\u3002 More of it, ({question}).") is expected
 
 
 def test_language_and_style_reach_the_prompt(options):
@@ -1551,7 +1628,27 @@ def test_a_told_wait_holds_everyone_back():
         await pace.ready()
 
     asyncio.run(main())
-    assert time.sleeps == [20.0]
+    assert len(time.sleeps) == 1
+    assert 20.0 <= time.sleeps[0] <= 20.25
+
+
+def test_nothing_but_told_waits_comes_to_an_end():
+    """After five minutes without an answer the service is given up; an answer starts anew."""
+    time = FakeTime()
+    pace = Pace(1.0, seed=0, clock=time.clock, sleep=time.sleep)
+    error = RateLimitError("try again in 0s")
+
+    async def waits() -> int:
+        count = 0
+        while pace.dead_end(error) is None:
+            count += 1
+            await pace.after(error, 1)
+        return count
+
+    assert 240 <= asyncio.run(waits()) <= 301
+    assert "5 minutes" in pace.dead_end(error)
+    pace.answered()
+    assert asyncio.run(waits()) >= 240
 
 
 def test_a_long_told_wait_is_logged_once(caplog):

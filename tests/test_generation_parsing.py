@@ -292,3 +292,22 @@ def test_words_for_nothing_are_no_questions(answer):
 def test_what_looks_alike_stays(answer, expected):
     """A question about such a word or tag is one; tags in pairs are taken off."""
     assert [question.text for question in parse_questions(answer, 2)] == [expected]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "same"),
+    [
+        ("What does x > 0 mean?", "What does x < 0 mean?", False),
+        ("What is 3 - 4?", "What is 3 / 4?", False),
+        (
+            "\u0926\u093f\u0928 \u0915\u094d\u092f\u093e \u0939\u0948?",
+            "\u0926\u093e\u0928 \u0915\u094d\u092f\u093e \u0939\u0948?",
+            False,
+        ),
+        ("What is state-of-the-art?", "what is state of the art", True),
+        ("**Who** founded it?", "Who founded it?", True),
+    ],
+)
+def test_equal_questions(first, second, same):
+    """Case, punctuation and spaces do not tell questions apart; operators and vowel signs do."""
+    assert len(parse_questions(f"1. {first}\n2. {second}", 2)) == (1 if same else 2)

@@ -21,8 +21,10 @@ _TOLD = re.compile(
     re.IGNORECASE,
 )
 _PART = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|milli|s|m|h)", re.IGNORECASE)
-# The key, the account, the permission; the model or the address.
-_REFUSED = {401, 402, 403, 404}
+# The key, the account.
+_REFUSED = {401, 402}
+# The permission, the model or the address; or a firewall's word about one text.
+_PERHAPS_REFUSED = {403, 404}
 _USED_UP = "insufficient_quota"
 _MODERATED = ("flagged", "moderation")
 
@@ -36,16 +38,22 @@ def is_permanent(error: BaseException) -> bool:
 
 
 def refuses_all(error: BaseException) -> bool:
-    """Tell whether other requests would fail as well: a wrong key or model, a used-up quota."""
+    """Tell whether other requests would fail as well: a wrong key, a used-up quota."""
     status = status_of(error)
     words = f"{getattr(error, 'code', '')} {error}".lower()
-    if status == 403 and any(word in words for word in _MODERATED):  # this one text, as some say it
-        return False
     return (
         status in _REFUSED
         or _USED_UP in words
         or (status is None and type(error).__name__ == _NOT_SENT)
     )
+
+
+def may_refuse_all(error: BaseException) -> bool:
+    """Tell whether other requests may fail as well, as a model may be wrong or one text barred."""
+    words = str(error).lower()
+    # Some say so of a text that moderation flagged.
+    flagged = any(word in words for word in _MODERATED)
+    return status_of(error) in _PERHAPS_REFUSED and not flagged
 
 
 def status_of(error: BaseException) -> int | None:

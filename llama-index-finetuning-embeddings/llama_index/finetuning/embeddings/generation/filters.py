@@ -1,6 +1,7 @@
 """Filters that drop questions which would teach an embedding model the wrong thing."""
 
 import re
+import unicodedata
 from collections.abc import Callable
 
 from llama_index.finetuning.embeddings.generation.questions import ASKS
@@ -8,8 +9,12 @@ from llama_index.finetuning.embeddings.generation.questions import ASKS
 QuestionFilter = Callable[[str, str], bool]
 """Takes a question and the text it was made from; True drops the question."""
 
-_WORDS = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|\w+")
+# Scripts without spaces: Thai, Lao, Burmese, Khmer, kana and Chinese characters.
+_UNSPACED = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff"
+_WORDS = re.compile(rf"[{_UNSPACED}]|[^\s{_UNSPACED}]+")
+_IS_UNSPACED = re.compile(rf"[{_UNSPACED}]")
 _COPIED_WORDS = 6
+_CHARACTERS_PER_WORD = 3
 
 _THING = r"(?:text|passage|excerpt|snippet|chunk|paragraph|document|article|section|context)"
 _THAT = r"(?:the|this|that)"
@@ -24,20 +29,27 @@ _REFERENCES = re.compile(
             rf"\b(?:the|this|these|that) {_GIVEN} (?:{_THING}|information|data|content)s?\b",
             rf"\b{_GIVEN} context\b|\bcontext (?:information|{_GIVEN})\b",
             rf"\b(?:the|this|that) (?:{_THING}|information) {_GIVEN}\b",
-            rf"\b(?:according to|based on|as per|per|from|using) {_THAT} {_THING}\b(?! of\b)",
+            rf"\b(?:according to|based on|as per|per|from|using|given|within) {_THAT} {_THING}\b"
+            r"(?! of\b)",
             rf"\bin {_THAT} (?:text|passage|excerpt|snippet|context)\b(?! of\b)",
             rf"\bthe context of {_THAT} {_THING}\b|\binformation (?:provided|given)\s*(?:[,.?]|$)",
             r"\b(?:mentioned|described|discussed|stated|listed|presented|outlined|provided|given)"
             rf" (?:in|by) {_THAT} {_THING}\b(?! of\b)",
-            rf"\b(?:do|does|did|is|are|was) {_THAT} (?:{_THING}|author) {_SAYS}",
+            rf"\b(?:do|does|did|is|are|was) {_THAT} (?!document (?:contain|list|define))"
+            rf"(?:{_THING}|author) {_SAYS}",
             rf"\b(?:the|this) (?:text|passage|excerpt|snippet|paragraph|context) {_SAYS}",
-            r"\b(?:the|this) context\b(?! of\b| in which\b)",
             r"\b(?:the|this) (?:passage|excerpt|snippet)(?=\s*[?.,;:'\"]|$)",
-            r"\b(?:im|laut|aus dem) (?:obigen |gegebenen |vorliegenden )?(?:text|abschnitt)\b",
-            r"\bim (?:obigen|gegebenen) kontext\b",
+            r"\b(?:im|laut|aus dem) (?:obigen |gegebenen |vorliegenden )?(?:text|abschnitt)\b(?!-)",
+            r"\bim (?:obigen|gegebenen) kontext\b(?!-)",
             r"\b(?:selon|d'apr\u00e8s|dans) (?:le|ce) (?:texte|passage|contexte|document)\b(?! d)",
             r"\b(?:seg\u00fan|en) (?:el|este) (?:texto|pasaje|contexto|documento)\b(?! d)",
-            r"\u4e0a\u4e0b\u6587|\u4e0a\u6587|\u4e0a\u8ff0|\u6587\u4e2d|\u672c\u6587",
+            # Chinese and Japanese, where the same characters end other words: Japanese literature,
+            # uploading a file, "in Chinese".
+            r"(?:\u6839\u636e|\u6309\u7167|\u57fa\u4e8e|\u7ed3\u5408)\u4e0a\u4e0b\u6587"
+            r"|\u4e0a\u4e0b\u6587(?:\u4e2d|\u6240|\u63d0)|\u4e0a\u8ff0"
+            r"|(?<![\u7f51\u7dda\u7ebf\u4ee5])\u4e0a\u6587(?!\u4ef6)"
+            r"|(?<![\u4e2d\u82f1\u65e5\u6cd5\u5fb7\u4fc4\u97e9\u97d3])\u6587\u4e2d"
+            r"|(?<!\u65e5)\u672c\u6587",
         )
     ),
     re.IGNORECASE,
@@ -56,15 +68,27 @@ def mentions_context(question: str, text: str) -> bool:
 def copies_text(question: str, text: str) -> bool:
     """Tell whether a question is nothing but a copied piece of the text.
 
-    A copy teaches a model to match strings. It is a run of at least six words of the text, or a
-    question that stands in the text word for word; a few keywords out of the text are no copy.
+    A copy teaches a model to match strings. It is a run of at least six words of the text, where
+    three characters of a script without spaces count as one, or a question that stands in the
+    text word for word; a few keywords out of the text are no copy.
     """
-    words = _WORDS.findall(question.casefold())
-    if f" {' '.join(words)} " not in f" {' '.join(_WORDS.findall(text.casefold()))} ":
+    words = _words(question)
+    if f" {' '.join(words)} " not in f" {' '.join(_words(text))} ":
         return False
-    if len(words) >= _COPIED_WORDS:
+    n_characters = sum(_IS_UNSPACED.match(word) is not None for word in words)
+    if len(words) - n_characters + n_characters / _CHARACTERS_PER_WORD >= _COPIED_WORDS:
         return True
     return ASKS.search(question) is not None and question.casefold() in text.casefold()
+
+
+def _words(text: str) -> list[str]:
+    """Return the words without the marks around them; a character of an unspaced script is one."""
+    return [word for piece in _WORDS.findall(text.casefold()) if (word := _bare(piece))]
+
+
+def _bare(word: str) -> str:
+    marks = "".join({mark for mark in word if unicodedata.category(mark)[0] in "PS"})
+    return word.strip(marks) if marks else word
 
 
 DEFAULT_FILTERS: tuple[QuestionFilter, ...] = (copies_text, mentions_context)

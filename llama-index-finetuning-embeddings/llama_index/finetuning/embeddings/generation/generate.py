@@ -117,11 +117,12 @@ def generate_qa_embedding_pairs(
             ``{num_questions_per_chunk}``. Of several templates each node gets one, by chance.
         num_questions_per_chunk: Questions wanted for each node; what an answer has beyond is cut.
         retry_limit: How often a node is asked about at most. Errors that say the request itself
-            is wrong (HTTP status 400, 422, ...) are not retried.
+            is wrong (HTTP status 400, 422, ...) are not retried; those that say how long to wait
+            do not count.
         on_failure: ``"continue"`` leaves a node without questions when all attempts failed, and a
             later call asks again; ``"fail"`` stops the run. A service that would refuse every
-            request (a wrong key, a used-up quota, a told wait of more than five minutes) stops it
-            in any case.
+            request (a wrong key, a used-up quota, a told wait of more than five minutes, or five
+            minutes of nothing but told waits) stops it in any case.
         save_every: The dataset is written after this many newly answered nodes, and at the end.
         output_path: The dataset's JSON file.
         verbose: Show a progress bar, and log every failed attempt as a warning.

@@ -29,6 +29,9 @@ _NOTHING = re.compile(
     r"keine?(?: fragen?)?|aucune?(?: question)?|ningun[ao]?(?: pregunta)?|nessuna?(?: domanda)?|"
     r"nenhuma?(?: pergunta)?|\u65e0|\u7121|\u6ca1\u6709|\u6c92\u6709|\u306a\u3057"
 )
+# Signs of mathematics and money, and vowel signs.
+_SAYS = {"Sm", "Sc", "Mn", "Mc"}
+_OPERATOR = re.compile(r"(?<=\w )[-/*%](?= \w)")
 _ROLE = re.compile(r"\A\s*(?:assistant|ai|response|output|result|answer)\s*(?::|\n)\s*", re.I)
 
 
@@ -62,9 +65,18 @@ def _inside(structured: Question) -> list[Question]:
 
 
 def question_key(text: str) -> str:
-    """Return what two questions share that differ in case, marks or spaces only."""
+    """Return what two questions share that differ in case, punctuation or spaces only."""
     folded = unicodedata.normalize("NFKC", text).casefold()
-    return " ".join("".join(c if c.isalnum() or c in "+#" else " " for c in folded).split())
+    # "3 - 4" and "3 / 4" are not the same, nor are words with other vowel signs.
+    operators = {match.start() for match in _OPERATOR.finditer(folded)}
+    return " ".join(
+        "".join(
+            c
+            if c.isalnum() or c in "+#" or unicodedata.category(c) in _SAYS or i in operators
+            else " "
+            for i, c in enumerate(folded)
+        ).split()
+    )
 
 
 def _plain(response: str) -> str:

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import itertools
 import json
 import logging
 from collections import Counter
@@ -30,9 +29,9 @@ from llama_index.finetuning.embeddings.generation.results import (
     build_dataset,
     read_entry,
 )
-from llama_index.finetuning.embeddings.generation.retry import Pace, dead_end
+from llama_index.finetuning.embeddings.generation.retry import Pace
 from llama_index.finetuning.embeddings.redaction import safe_message
-from llama_index.finetuning.embeddings.service_errors import is_permanent
+from llama_index.finetuning.embeddings.service_errors import is_permanent, told_wait
 
 logger = logging.getLogger(__name__)
 
@@ -158,7 +157,12 @@ class Run:
                 return
 
     async def _ask_all(self, missing: list[str], journal: Journal) -> None:
-        pace = Pace(self._options.retry_wait, seed=self._options.seed, sleep=self._rest)
+        pace = Pace(
+            self._options.retry_wait,
+            seed=self._options.seed,
+            answers_before=self._reused > 0,
+            sleep=self._rest,
+        )
         queue = iter(missing)
         calls = Calls(self._llm)
         with tqdm(
@@ -195,7 +199,7 @@ class Run:
             except _StoppedError:
                 return
             except Exception as error:
-                self._fail(node_id, error)
+                self._fail(node_id, error, pace.dead_end(error))
             else:
                 journal.add(self._keys[node_id], Entry(response))
                 self._finish(node_id, self._read(node_id, Entry(response)))
@@ -206,9 +210,8 @@ class Run:
             bar.set_postfix(counts, refresh=False)
             bar.update()
 
-    def _fail(self, node_id: str, error: Exception) -> None:
+    def _fail(self, node_id: str, error: Exception, why: str | None) -> None:
         self._errors[node_id] = self._reason(error, node_id)
-        why = dead_end(error)
         if why is None and self._options.on_failure == "fail":
             why = "'on_failure' is 'fail'."
         if why is not None and not self._stop.is_set():
@@ -228,12 +231,14 @@ class Run:
         prompt = options.template_for(self._texts[node_id]).format(
             context_str=self._texts[node_id], num_questions_per_chunk=options.num_questions
         )
-        for attempt in itertools.count(1):
+        attempt = 1
+        while True:
             await pace.ready()
             try:
                 response = await calls.complete(prompt)
+                pace.answered()
                 if response.strip():
-                    break
+                    return response
                 raise GenerationError("the LLM's answer is empty")
             except Exception as error:
                 logger.log(
@@ -244,10 +249,14 @@ class Run:
                     options.retry_limit,
                     self._reason(error, node_id),
                 )
-                if attempt == options.retry_limit or is_permanent(error) or dead_end(error):
+                # Who is told to wait has not failed: the next try may be the first that counts.
+                told = told_wait(error) is not None
+                if is_permanent(error) or pace.wait_is_over(error):
+                    raise
+                if not told and attempt == options.retry_limit:
                     raise
                 await pace.after(error, attempt)
-        return response
+                attempt += not told
 
     def _reason(self, error: BaseException, node_id: str) -> str:
         return safe_message(error, owner=self._llm, texts=[self._texts[node_id]])
