@@ -6,6 +6,7 @@ import inspect
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -454,6 +455,29 @@ def test_generate_leaves_out_what_is_no_text(run, documents, caplog):
     assert left_out in caplog.text
 
 
+def test_generate_reads_utf_16_and_leaves_out_other_encodings(run, documents, caplog):
+    """No letter of a text is dropped in silence: a file is read whole, or left out and named."""
+    (documents / "windows.txt").write_text("# Gr\u00f6\u00dfe\n\n\u00dcber B\u00fccher.", "cp1252")
+    (documents / "unicode.txt").write_text("# Gr\u00f6\u00dfe\n\n\u00dcber B\u00fccher.", "utf-16")
+    (documents / "marked.txt").write_text("# Ma\u00dfe\n\n\u00dcber Hefte.", "utf-8-sig")
+    run("generate", documents, "--pseudo", "-o", "all.json")
+    texts = EmbeddingQAFinetuneDataset.from_json("all.json")
+    assert {"Gr\u00f6\u00dfe", "Ma\u00dfe"} < set(texts.queries.values())
+    assert {"\u00dcber B\u00fccher.", "\u00dcber Hefte."} < set(texts.corpus.values())
+    assert len(texts.corpus) == 6
+    assert "not UTF-8: 'windows.txt'. Convert" in caplog.text
+
+
+def test_generate_into_the_folder_that_it_reads(run, documents):
+    """The dataset, its journal and older ones are no documents of the next run."""
+    output = documents / "all.json"
+    for name in ("all.json.journal.jsonl", "all.bak.json", "all.bak2.json"):
+        (documents / name).write_text("# Not this\n\nText.")
+    for _ in range(2):
+        outcome = run("generate", documents, "--pseudo", "-o", output, "--json")
+        assert json.loads(outcome.out)["documents"] == 4
+
+
 def test_generate_leaves_out_what_is_hidden_in_the_folder(run, documents, tmp_path):
     """And reads a folder that is itself in a hidden one."""
     (documents / ".git").mkdir()
@@ -518,6 +542,18 @@ def test_generate_without_the_data_to_cut(run, documents, monkeypatch):
     assert "pip install 'llama-index-core>=0.14'" in outcome.err
 
 
+def test_generate_with_a_local_integration(run, integration, documents):
+    """Integrations that call the model's name otherwise are made as well."""
+    integration("macaw", name="Macaw", exported='["Macaw"]')
+    source = Path("site/llama_index/llms/macaw/__init__.py")
+    text = source.read_text()
+    source.write_text(
+        text.replace("model: str", "model_name: str").replace(".model", ".model_name")
+    )
+    outcome = run("generate", documents, "--llm", "macaw:small", "-o", "all.json", "--json")
+    assert json.loads(outcome.out)["report"]["questions"] == 8
+
+
 # --- describe and split --------------------------------------------------------------------
 
 
@@ -563,6 +599,17 @@ def test_split_needs_two_files(run, data, other):
     assert outcome.code == 2
     assert "'--train' / '--test'" in outcome.err
     assert not Path("s.json").exists()
+
+
+def test_split_in_place_loses_nothing(run, data, tmp_path):
+    """A part that can't be written is found before the other one replaces the whole."""
+    before = data.read_bytes()
+    (tmp_path / "folder").mkdir()
+    for other in ("folder", "data.json/x.json"):
+        outcome = run("split", data, "--train", data, "--test", other)
+        assert outcome.code == 1
+        assert "'--test'" in outcome.err
+        assert data.read_bytes() == before
 
 
 def test_split_by_its_options(run, data):
@@ -827,6 +874,23 @@ def test_evaluate_one_model_with_bm25_and_a_page(run, data, tiny_bert_dir):
     assert f"| bm25 + {tiny_bert_dir} |" in outcome.out
     assert "MRR@10 difference" in outcome.out
     assert "<html" in Path("report.html").read_text(encoding="utf-8")
+
+
+def test_output_in_an_encoding_that_lacks_a_sign(data, tiny_bert_dir, tmp_path):
+    """The table has a stand-in for it, JSON escapes it, and the page is there."""
+    folder = tmp_path / "\u6a21\u578b"
+    shutil.copytree(tiny_bert_dir, folder)
+    program = [sys.executable, "-m", "llama_index.finetuning.embeddings.cli"]
+    for options in ((), ("--json",)):
+        page = tmp_path / "page.html"
+        outcome = started(
+            [*program, "evaluate", folder, "--data", data, "--html", page, *options],
+            PYTHONIOENCODING="ascii",
+        )
+        assert outcome.code == 0
+        assert "\u6a21\u578b" in page.read_text("utf-8")
+        page.unlink()
+    assert "\u6a21\u578b" in json.dumps(json.loads(outcome.out), ensure_ascii=False)
 
 
 def test_evaluate_looks_at_the_page_first_and_prints_before_it(

@@ -190,6 +190,26 @@ def test_case_is_that_of_any_script():
     assert near_duplicate_clusters(["Große Straße", "GROSSE STRASSE"]).tolist() == [0, 0]
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("def test_embedding_model_load(self): pass", "def test_embedding_model_save(self): pass"),
+        ("set_default_timeout_seconds_read", "set_default_timeout_seconds_write"),
+        (
+            "\u043d\u0435\u0438\u0441\u043f\u043e\u043b\u044c\u0437\u043e\u0432\u0430\u043d",
+            "\u043d\u0435\u0438\u0441\u043f\u043e\u043b\u044c\u0437\u0443\u0435\u043c",
+        ),
+        ("x Rechtsschutzversicherung", "x Rechtsschutzversicherer"),
+        ("ACGT" * 5 + "ACG", "ACGT" * 5 + "ACC"),
+    ],
+)
+def test_the_end_of_a_long_word_counts(one, other):
+    """Names and compounds that begin alike are no duplicates, wherever they stand."""
+    texts = [one, other, f"{one}."]
+    assert near_duplicate_clusters(texts, threshold=1).tolist() == [0, 1, 0]
+    assert near_duplicate_clusters(texts).tolist() == [0, 1, 0]
+
+
 def test_near_duplicates_without_spaces():
     """Scripts without spaces are compared by their characters."""
     sentence = "".join(chr(0x4E00 + 37 * i) for i in range(200))

@@ -108,6 +108,15 @@ def test_queries_that_share_documents_form_clusters():
     assert sorted(set(labels)) == [0, 1]
 
 
+def test_copies_are_not_independent():
+    """A query or a document that stands there twice, spaces aside, makes one cluster of its own."""
+    relevant_docs = {"a": ["d0"], "b": ["d1"], "c": ["d2"], "d": ["d3"]}
+    dataset = dataset_of(relevant_docs, n_documents=4)
+    dataset.corpus["d1"] = f" {dataset.corpus['d0']}  "
+    dataset.queries["d"] = f"{dataset.queries['c']} "
+    assert Judgements(dataset).clusters().tolist() == [0, 0, 1, 1]
+
+
 def test_vectors_are_searched_in_the_order_of_the_dataset():
     """Query a points at d1, b at d0: both find theirs first."""
     dataset = dataset_of({"a": ["d1"], "b": ["d0"]}, n_documents=2)

@@ -270,7 +270,8 @@ def test_incomplete_beir_folders(tmp_path):
 def test_ids_that_a_table_can_not_hold(tmp_path):
     """They are named before anything is written."""
     dataset = EmbeddingQAFinetuneDataset.from_pairs([("q", "a")])
-    broken = dataset.model_copy(update={"queries": {"\0": "q"}})
+    relevant_docs = {"\0": [*dataset.corpus]}
+    broken = dataset.model_copy(update={"queries": {"\0": "q"}, "relevant_docs": relevant_docs})
     with pytest.raises(DatasetError, match="1 ids hold the character NUL"):
         broken.to_beir(tmp_path / "beir")
     assert not (tmp_path / "beir").exists()
@@ -284,6 +285,14 @@ def test_ids_that_a_table_can_not_hold(tmp_path):
 def test_hf_round_trip(dataset):
     """The three tables hold everything."""
     assert EmbeddingQAFinetuneDataset.from_hf_dataset(dataset.to_hf_dataset()) == dataset
+
+
+@ROUND_TRIP
+@given(datasets())
+def test_hf_tables_as_data_frames(dataset):
+    """Tables of pandas hold the same."""
+    tables = {name: table.to_pandas() for name, table in dataset.to_hf_dataset().items()}
+    assert EmbeddingQAFinetuneDataset.from_hf_dataset(tables) == dataset
 
 
 @ROUND_TRIP

@@ -1293,6 +1293,26 @@ def test_answers_are_kept(options, tmp_path):
     assert json.loads(path.read_text("utf-8")) == {who: "A queen."}
 
 
+def test_older_answers_are_set_aside(options, tmp_path, caplog):
+    """What a file of answers holds beyond the new ones, or instead of any, stays in another."""
+    path = tmp_path / "answers.json"
+    llm = AsyncLLM(answers={name: f"Who is {name}?\nAnswer: {name}." for name in ("Ann", "Bob")})
+    for names in (("Ann", "Bob"), ("Ann", "Bob"), ("Ann",)):
+        assert not (tmp_path / "answers.bak.json").exists()
+        generate_qa_embedding_pairs(make_nodes(*names), llm, answers_path=path, **options)
+    assert len(json.loads((tmp_path / "answers.bak.json").read_text("utf-8"))) == 2
+    path.write_text('{"precious": 1}')
+    generate_qa_embedding_pairs(make_nodes("Ann"), llm, answers_path=path, **options)
+    assert (tmp_path / "answers.bak2.json").read_text() == '{"precious": 1}'
+    assert len(json.loads(path.read_text("utf-8"))) == 1
+
+
+def test_nodes_out_of_a_generator(options):
+    """They are gone through once."""
+    dataset = generate_qa_embedding_pairs(iter(make_nodes("Ann", "Bob")), AsyncLLM(), **options)
+    assert questions_by_text(dataset).keys() == {"Ann", "Bob"}
+
+
 def test_answers_have_a_file_of_their_own(options, tmp_path):
     """Where the questions go, and a folder that is none, are refused before anything is asked."""
     llm = AsyncLLM()
@@ -1371,7 +1391,9 @@ def test_verbose_shows_progress_and_failed_attempts(options, verbose, caplog, ca
         ({"on_failure": "stop"}, r"'on_failure' must be in \('continue', 'fail'\) \(got 'stop'\)"),
         ({"retry_wait": -1.0}, "'retry_wait' must be"),
         ({"retry_wait": float("nan")}, "'retry_wait' must be"),
-        ({"filters": ["context"]}, "'filters' must hold functions"),
+        ({"filters": ["context"]}, "'filters' must be a list of functions"),
+        ({"filters": None}, "'filters' must be a list of functions"),
+        ({"filters": copies_text}, "'filters' must be a list of functions"),
         ({"style": "haiku"}, r"'style' must be in .* \(got 'haiku'\)"),
         ({"style": "exam"}, "give one of them"),
         ({"language": " "}, "'language' must name a language"),

@@ -148,6 +148,11 @@ def test_two_questions_are_found_in_every_shape(answer):
             ["M. bovis spreads.", "C. elegans is a worm."],
         ),
         ("No questions can be written about this.", []),
+        (
+            f"1. In 2021 the company acquired Z.\n   {A}\n2. {B}",
+            [f"In 2021 the company acquired Z. {A}", B],
+        ),
+        ("Is A true? Yes or no?", ["Is A true? Yes or no?"]),
         (f"Is it clear?\n{A}\nWould you like more questions?", ["Is it clear?", A]),
         ("lyft revenue 2021\nuber driver costs", ["lyft revenue 2021", "uber driver costs"]),
         ("1. lyft revenue\n2. uber costs", ["lyft revenue", "uber costs"]),

@@ -285,8 +285,13 @@ def test_too_few_negatives_are_logged(caplog):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_negatives": 0}, r"'num_negatives' must be at least 1 \(got 0\)"),
-        ({"range_min": -1}, r"'range_min' must be at least 0 \(got -1\)"),
+        ({"num_negatives": 0}, r"'num_negatives' must be an integer of at least 1 \(got 0\)"),
+        ({"num_negatives": 2.5}, r"'num_negatives' must be .* \(got 2.5\)"),
+        ({"range_max": 9.5}, r"'range_max' must be .* \(got 9.5\)"),
+        ({"relative_margin": "x"}, r"'relative_margin' must be a number or None \(got 'x'\)"),
+        ({"max_score": float("nan")}, r"'max_score' must be a number"),
+        ({"seed": -1}, r"'seed' must be an integer of at least 0 and below 2\*\*32 \(got -1\)"),
+        ({"range_min": -1}, r"'range_min' must be an integer of at least 0 \(got -1\)"),
         ({"range_min": 3, "range_max": 6}, r"'num_negatives' = 7 \(got 6\)"),
         ({"sampling_strategy": "best"}, r"'sampling_strategy' must be in .* \(got 'best'\)"),
         ({"min_score": 0.5, "max_score": 0.4}, r"'min_score' must be at most .* \(got 0\.5\)"),

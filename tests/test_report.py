@@ -170,9 +170,11 @@ def test_arguments_are_checked_before_any_model_is_called():
         (DatasetError, {"groups": {}}),
         (ConfigurationError, {"similarity": "euclid"}),
         (ConfigurationError, {"general_dataset": "general.json"}),
+        (ConfigurationError, {"dataset": "data.json"}),
+        (ConfigurationError, {"seed": -1}),
     ):
         with pytest.raises(error):
-            compare_retrieval({"base": model}, tiny_dataset(), **options)
+            compare_retrieval({"base": model}, **{"dataset": tiny_dataset(), **options})
     assert model.query_calls == 0
 
 
@@ -344,6 +346,26 @@ def test_bars_show_the_means_and_the_histogram_the_changed_queries(full_report, 
     heights = [patch.get_height() for patch in pictures["queries"].axes[0].patches]
     one = full_report.comparison.differences["a | <b>"]["ndcg@10"]
     assert sum(heights) == one.won + one.lost
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("base", "out/"),
+        ("sentence-transformers/all-MiniLM-L6-v2", "sentence-transformers/all-mpnet-base-v2"),
+        ("base", f"bm25 + {'a-long-folder/' * 8}model"),
+    ],
+)
+def test_a_legend_stays_in_its_figure(one_system, names):
+    """Long names stand below each other, and lose their middle where even that is too wide."""
+    comparison = one_system.comparison
+    estimates = dict.fromkeys(names, comparison.estimates["only"])
+    drawn = dataclasses.replace(comparison, estimates=estimates)
+    figure = dataclasses.replace(one_system, comparison=drawn).plot()["metrics"]
+    plots.to_svg(figure, "x", "x")
+    texts = figure.legends[0].get_texts()
+    assert max(text.get_window_extent().x1 for text in texts) <= figure.bbox.x1
+    assert all(text.get_text()[-5:] == name[-5:] for text, name in zip(texts, names, strict=True))
 
 
 @pytest.mark.parametrize("name", ["_base", "a $x_$ b", "$5 or $6"])

@@ -111,6 +111,7 @@ class EmbeddingQAFinetuneDataset(BaseModel):
             ConfigurationError: An argument is out of range.
             DatasetError: A relevant document has no group, or all queries are connected.
         """
+        self.check()
         train, test = splitting.split(
             self.queries,
             self.corpus,
@@ -154,8 +155,9 @@ class EmbeddingQAFinetuneDataset(BaseModel):
             threshold: Jaccard similarity from which documents are near-duplicates, in (0, 1].
 
         Raises:
-            ConfigurationError: ``threshold`` is out of range.
+            ConfigurationError: ``other`` is no dataset, or ``threshold`` is out of range.
         """
+        require_dataset(other, name="other")
         return description.leakage(
             (self.queries, other.queries),
             (self.corpus, other.corpus),
@@ -201,8 +203,10 @@ class EmbeddingQAFinetuneDataset(BaseModel):
         """Write the dataset as UTF-8 JSON; a file that stands there is replaced whole or not.
 
         Raises:
+            DatasetError: It was changed in place, and its contents no longer fit together.
             OutputError: The file can't be written.
         """
+        self.check()
         with atomic_file(path) as stream:
             write_entries(stream, dict(self._fields()))
 
@@ -264,6 +268,7 @@ class EmbeddingQAFinetuneDataset(BaseModel):
             DatasetFileError: The folder's corpus or queries can't be read.
             OutputError: The folder can't be written.
         """
+        self.check()
         beir.write_beir(folder, split, self.queries, self.corpus, self._judgements())
 
     @classmethod
@@ -388,7 +393,7 @@ class EmbeddingQAFinetuneDataset(BaseModel):
 
 
 def require_dataset(value: Any, *, name: str) -> None:
-    """Make sure that an argument is a dataset, and not the path of one, for instance.
+    """Make sure that an argument is a dataset, not the path of one for instance, and still sound.
 
     Args:
         value: What was given.
@@ -396,9 +401,11 @@ def require_dataset(value: Any, *, name: str) -> None:
 
     Raises:
         ConfigurationError: It is something else.
+        DatasetError: It was changed in place, and its contents no longer fit together.
     """
     if not isinstance(value, EmbeddingQAFinetuneDataset):
         raise ConfigurationError(
             f"{name!r} must be an EmbeddingQAFinetuneDataset (got {type(value).__name__}). Read a "
             "file with EmbeddingQAFinetuneDataset.from_json(path)."
         )
+    value.check()

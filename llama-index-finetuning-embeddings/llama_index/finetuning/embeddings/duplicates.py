@@ -19,6 +19,7 @@ _PIECE = 16  # bytes of a piece: two or three words, or five CJK characters
 _BANDS = 8
 _ROWS = 4  # eight bands of four find pairs of Jaccard 0.9 with probability 0.9999, 0.8 with 0.985
 _BATCH_BYTES = 1 << 21
+_STEP = 8  # bytes to the next piece in a word that is longer than one
 _SIGNS = re.compile(r"[^\w\s]+")
 _U64 = np.uint64
 
@@ -40,10 +41,11 @@ def near_duplicate_clusters(
     """Group texts that are equal but for a few words.
 
     Two texts belong together when the Jaccard similarity of their pieces (16 bytes from the start
-    of every word, case and punctuation aside) is at least ``threshold``. In a text of 60 words
-    one other word gives about 0.94. Texts that differ in case, punctuation and white space only
-    are always grouped; of pairs at the threshold 0.9 more than 99.9 % are found, and every pair
-    is verified before it is joined.
+    of every word, and further ones in longer words; case and punctuation aside) is at least
+    ``threshold``. In a text of 60 words one other word gives about 0.94. Texts that differ in
+    case, punctuation and white space only are always grouped; of pairs at the threshold 0.9 more
+    than 99.9 % are found, about 96 % where thousands of texts are mostly the same boilerplate.
+    Every pair is verified before it is joined.
 
     Args:
         texts: The texts to group.
@@ -112,12 +114,25 @@ def _pieces(texts: Sequence[str]) -> tuple[NDArray[np.uint64], NDArray[np.int64]
     # A piece starts at the start of a word, and at every character of three or four bytes:
     # most scripts that do without spaces are written in those.
     starts = data >= 0xE0
-    starts[1:] |= ((data[:-1] == 0x20) | (data[:-1] == 0)) & (data[1:] != 0)
+    ends = (data == 0x20) | (data == 0)
+    starts[1:] |= ends[:-1] & (data[1:] != 0)
     text_starts = np.cumsum(lengths) - lengths
     starts[text_starts] = True
+    words_begin = np.flatnonzero(starts & (data < 0xE0))
+    starts[_inside_long_words(words_begin, np.flatnonzero(ends))] = True
     at = np.flatnonzero(starts)
     hashes = _mixed(_mixed(words[at]) ^ words[at + 8])
     return hashes, np.searchsorted(at, text_starts)
+
+
+def _inside_long_words(at: NDArray[np.int64], ends: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the further pieces of words that are longer than one, given where words begin."""
+    lengths = ends[np.searchsorted(ends, at)] - at
+    begins, lengths = at[lengths > _PIECE], lengths[lengths > _PIECE]
+    counts = -(-(lengths - _PIECE) // _STEP)
+    numbers = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+    further: NDArray[np.int64] = np.repeat(begins, counts) + _STEP * (numbers + 1)
+    return further
 
 
 def _mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -1,13 +1,16 @@
-"""Whether queries, corpus and relevance fit together."""
+"""Whether queries, corpus and relevance fit together, and whether numbers are in range."""
 
 import logging
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from llama_index.core.bridge.pydantic import ValidationError
 
-from llama_index.finetuning.embeddings.errors import DatasetError, shown
+from llama_index.finetuning.embeddings.errors import ConfigurationError, DatasetError, shown
 
 logger = logging.getLogger(__name__)
+
+_SEEDS = 2**32  # what NumPy and transformers take
 
 
 def check_contents(
@@ -66,6 +69,36 @@ def check_contents(
             "'relevant_docs' names %d ids that are no query and are ignored: %s",
             len(strangers),
             shown(strangers),
+        )
+
+
+def check_integer(name: str, value: Any, *, minimum: int, other: str = "") -> None:
+    """Make sure that an argument is a whole number.
+
+    Args:
+        name: The argument, for the message.
+        value: What was given.
+        minimum: The least that it may be.
+        other: What else it may be, for the message.
+
+    Raises:
+        ConfigurationError: It is something else, or less.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+        raise ConfigurationError(
+            f"'{name}' must be {other}an integer of at least {minimum} (got {value!r})."
+        )
+
+
+def check_seed(seed: Any) -> None:
+    """Make sure that all random generators take a seed.
+
+    Raises:
+        ConfigurationError: They don't.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < _SEEDS:
+        raise ConfigurationError(
+            f"'seed' must be an integer of at least 0 and below 2**32 (got {seed!r})."
         )
 
 

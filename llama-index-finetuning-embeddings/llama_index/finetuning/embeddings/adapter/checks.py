@@ -34,7 +34,6 @@ def check_datasets(dataset: Any, val_dataset: Any) -> None:
         if one is None and name == "val_dataset":
             continue
         require_dataset(one, name=name)
-        one.check()
 
 
 def check_dimension(

@@ -5,6 +5,7 @@ with ``--json`` as one JSON object; logs, warnings and progress go to standard e
 exits with 0, with 1 after one line that says what failed, or with 2 after a mistake in its use.
 """
 
+import io
 import sys
 from collections.abc import Sequence
 
@@ -22,6 +23,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: Always, with the exit code.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A table with a sign that the terminal's encoding lacks is better than none.
+        sys.stdout.reconfigure(errors="replace")
     try:
         require("typer", extra="cli", purpose="The command line")
         from llama_index.finetuning.embeddings.cli.app import app

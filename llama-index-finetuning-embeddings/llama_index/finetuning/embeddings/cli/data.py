@@ -85,7 +85,9 @@ def generate(
         from llama_index.finetuning.embeddings.cli.documents import read_nodes, resolve_llm
 
         model = None if llm is None else resolve_llm(llm, api_base=api_base)
-        nodes = read_nodes(documents, chunk_size=chunk_size, chunk_overlap=chunk_overlap)
+        nodes = read_nodes(
+            documents, chunk_size=chunk_size, chunk_overlap=chunk_overlap, output=output
+        )
         reports: list[GenerationReport] = []
         if model is None:
             dataset = pseudo_query_pairs(nodes)
@@ -160,12 +162,16 @@ def split(
         raise typer.BadParameter("each part needs its own file.", param_hint="'--train' / '--test'")
     with work():
         from llama_index.finetuning.embeddings.cli.inputs import read_dataset
+        from llama_index.finetuning.embeddings.files import check_writable
 
+        for name, path in (("--train", train), ("--test", test)):
+            check_writable(path, name=name, folder=False)
         size = int(test_size) if test_size.is_integer() else test_size
         parts = read_dataset(dataset).train_test_split(
             size, by=by, test_corpus=test_corpus, seed=seed
         )
-        for part, path in zip(parts, (train, test), strict=True):
+        # The test part first: to train may stand in for the whole, which then is still there.
+        for part, path in ((parts[1], test), (parts[0], train)):
             part.save_json(path)
     text = f"{_in_words(train, parts[0])}\n{_in_words(test, parts[1])}"
     data = {"train": _sizes(train, parts[0]), "test": _sizes(test, parts[1])}

@@ -1,5 +1,6 @@
 """From a folder of files to nodes, and from a name to an LLM."""
 
+import codecs
 import importlib
 import logging
 import os
@@ -18,15 +19,20 @@ from llama_index.finetuning.embeddings.errors import (
     MissingExtraError,
     shown,
 )
+from llama_index.finetuning.embeddings.validation import is_encodable
 
 logger = logging.getLogger(__name__)
 
 _SPEC = re.compile(r"(?P<provider>[A-Za-z][\w-]*):(?P<model>.+)")
 _ANY_SERVER = "openai_like"
+# Bytes that are not UTF-8 are kept apart, not dropped as the reader would.
+_ENCODING: dict[str, Any] = {"encoding": "utf-8-sig", "errors": "surrogateescape"}
 _BINARY = re.compile(r"\A%PDF-|\0")
 
 
-def read_nodes(documents: str, *, chunk_size: int, chunk_overlap: int) -> list[BaseNode]:
+def read_nodes(
+    documents: str, *, chunk_size: int, chunk_overlap: int, output: str | None = None
+) -> list[BaseNode]:
     """Read a file, or all files of a folder and those below it, and cut them into nodes.
 
     A node's id is the file's path below the folder and the node's number in it, the same in
@@ -36,6 +42,7 @@ def read_nodes(documents: str, *, chunk_size: int, chunk_overlap: int) -> list[B
         documents: The file or folder.
         chunk_size: Tokens of a node.
         chunk_overlap: Tokens that a node repeats of the one before it.
+        output: Where the dataset goes; it and what stands beside it are no documents.
 
     Raises:
         ConfigurationError: There are no files, or the sizes do not fit each other.
@@ -45,11 +52,15 @@ def read_nodes(documents: str, *, chunk_size: int, chunk_overlap: int) -> list[B
     try:
         splitter = SentenceSplitter(chunk_size=chunk_size, chunk_overlap=chunk_overlap)
         reader = (
-            _FolderReader(input_dir=str(root), recursive=True)
+            _FolderReader(input_dir=str(root), recursive=True, **_ENCODING)
             if root.is_dir()
-            else SimpleDirectoryReader(input_files=[str(root)])
+            else SimpleDirectoryReader(input_files=[str(root)], **_ENCODING)
         )
-        found = reader.load_data(show_progress=True)
+        found = [
+            document
+            for document in reader.load_data(show_progress=True)
+            if output is None or not _is_output(document.metadata["file_path"], Path(output))
+        ]
     except ImportError as error:
         raise MissingExtraError(f"A file of {documents!r} can't be read: {error}") from error
     except ValueError as error:
@@ -84,13 +95,39 @@ def _cut(splitter: SentenceSplitter, texts: list[Document]) -> list[BaseNode]:
         ) from error
 
 
+def _is_output(file_path: str, output: Path) -> bool:
+    """Tell whether a file is a dataset that is written here, its journal, or an older one."""
+    path = Path(os.path.realpath(file_path))
+    output = Path(os.path.realpath(output))
+    stem, suffix = re.escape(output.stem), re.escape(output.suffix)
+    return path.parent == output.parent and (
+        path.name in (output.name, f"{output.name}.journal.jsonl")
+        or re.fullmatch(rf"{stem}\.bak\d*{suffix}", path.name) is not None
+    )
+
+
 def _texts_only(documents: list[Document], place: str) -> list[Document]:
-    """Leave out files that were read as text and are none, since no reader for them is there."""
-    binary = {d.metadata["file_path"]: None for d in documents if _BINARY.search(d.text)}
+    """Leave out files that were read as text and are none, or not in an encoding that we know."""
+    binary: dict[str, None] = {}
+    strange: dict[str, None] = {}
+    texts: list[Document] = []
+    for document in documents:
+        name = document.metadata["file_path"]
+        raw = document.text.encode("utf-8", "surrogateescape")
+        if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            document.set_content(raw.decode("utf-16", "replace"))
+        if _BINARY.search(document.text):
+            binary[name] = None
+        elif not is_encodable(document.text):
+            strange[name] = None
+        else:
+            texts.append(document)
     remedy = "PDF, Word and other formats can be read after: pip install llama-index-readers-file"
     if binary:
         logger.warning("Left out, since they are no text: %s. %s", shown(binary), remedy)
-    texts = [d for d in documents if d.metadata["file_path"] not in binary]
+    if strange:
+        remedy = "Convert other encodings to UTF-8 first."
+        logger.warning("Left out, since they are not UTF-8: %s. %s", shown(strange), remedy)
     if not texts:
         raise ConfigurationError(f"{place!r} holds no text that could be read. {remedy}")
     return texts
@@ -119,7 +156,9 @@ def resolve_llm(spec: str, *, api_base: str | None) -> LLM:
         )
     provider = match["provider"].lower().replace("-", "_")
     llm_class = _llm_class(provider)
-    options: dict[str, Any] = {"model": match["model"]}
+    # Local integrations name it otherwise.
+    named = next((one for one in ("model", "model_name") if one in llm_class.model_fields), "model")
+    options: dict[str, Any] = {named: match["model"]}
     if api_base is not None:
         options["api_base"] = api_base
     if provider == _ANY_SERVER:

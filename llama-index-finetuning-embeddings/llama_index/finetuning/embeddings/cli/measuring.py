@@ -57,7 +57,9 @@ def evaluate(
             show_progress=True,
             seed=seed,
         )
-    show(report.to_markdown(), report.to_dict(), as_json=as_json)
-    if html is not None:
-        with work():
-            report.save_html(html)
+    try:
+        if html is not None:
+            with work():
+                report.save_html(html)
+    finally:
+        show(report.to_markdown(), report.to_dict(), as_json=as_json)

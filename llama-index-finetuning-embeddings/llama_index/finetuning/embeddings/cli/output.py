@@ -24,4 +24,6 @@ def show(text: str, data: Mapping[str, Any], *, as_json: bool) -> None:
         data: The same for programs.
         as_json: Which of the two is wanted.
     """
-    typer.echo(json.dumps(data, indent=2, ensure_ascii=False) if as_json else text.rstrip("\n"))
+    encoding = (sys.stdout.encoding or "utf-8").lower().replace("-", "")
+    escaped = not encoding.startswith("utf")
+    typer.echo(json.dumps(data, indent=2, ensure_ascii=escaped) if as_json else text.rstrip("\n"))

@@ -11,7 +11,10 @@ import numpy as np
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from numpy.typing import ArrayLike, NDArray
 
-from llama_index.finetuning.embeddings.dataset import EmbeddingQAFinetuneDataset
+from llama_index.finetuning.embeddings.dataset import (
+    EmbeddingQAFinetuneDataset,
+    require_dataset,
+)
 from llama_index.finetuning.embeddings.encoding import Side, encode
 from llama_index.finetuning.embeddings.errors import ConfigurationError
 from llama_index.finetuning.embeddings.evaluation.judgements import (
@@ -93,6 +96,7 @@ def evaluate_retrieval(
         DatasetError: ``relevance`` does not fit the dataset.
         EncodingError: The model returned unusable vectors.
     """
+    require_dataset(dataset, name="dataset")
     check_sizes(k_values, "k_values")
     check_similarity(similarity)
     check_relevance(dataset, relevance)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llama_index.finetuning.embeddings.dataset import EmbeddingQAFinetuneDataset
-from llama_index.finetuning.embeddings.duplicates import DisjointSets
+from llama_index.finetuning.embeddings.duplicates import DisjointSets, text_keys
 from llama_index.finetuning.embeddings.errors import DatasetError, shown
 
 Relevance = Mapping[str, Mapping[str, float]]
@@ -49,6 +49,7 @@ class Judgements:
         self._keys = np.array(keys, dtype=np.int64)
         self._rows = np.array(rows, dtype=np.int64)
         self._gains = np.array(gains, dtype=np.float64)
+        self._dataset = dataset
         self.n_relevant: NDArray[np.int64] = np.bincount(self._rows, minlength=len(dataset.queries))
 
     def gains(self, indices: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -78,18 +79,28 @@ class Judgements:
         return self._keys[first:end] % self._n_documents
 
     def clusters(self) -> NDArray[np.int64]:
-        """Number the groups of queries that share relevant documents, directly or in a chain.
+        """Number the groups of queries that are of equal text or share relevant documents.
+
+        Documents of equal text are one document; sharing may go through other queries.
 
         Returns:
             One label per query, shape (n_queries,), counting up from 0.
         """
-        documents = self._keys % self._n_documents
-        order = np.argsort(documents, kind="stable")
-        documents, rows = documents[order], self._rows[order]
-        shared = documents[1:] == documents[:-1]
+        ids = list(self._dataset.corpus)
+        relevant = [ids[row] for row in (self._keys % self._n_documents).tolist()]
+        document_keys = text_keys({docid: self._dataset.corpus[docid] for docid in relevant})
+        links: list[tuple[int, tuple[str, int]]] = [
+            *enumerate(("query", key) for key in text_keys(self._dataset.queries).values()),
+            *zip(
+                self._rows.tolist(),
+                (("document", document_keys[docid]) for docid in relevant),
+                strict=True,
+            ),
+        ]
         sets = DisjointSets(len(self.n_relevant))
-        for one, other in zip(rows[:-1][shared].tolist(), rows[1:][shared].tolist(), strict=True):
-            sets.join(one, other)
+        first_of: dict[tuple[str, int], int] = {}
+        for row, link in links:
+            sets.join(first_of.setdefault(link, row), row)
         firsts = [sets.find(row) for row in range(len(self.n_relevant))]
         return np.unique(firsts, return_inverse=True)[1]
 

@@ -44,9 +44,8 @@ def read_hf_dataset(
                 f"tables named {', '.join(_TABLES)} and no column names."
             )
         return _read_tables(data)
-    if hasattr(data, "itertuples"):  # a data frame
-        data = data.to_dict("records")
-    elif not hasattr(data, "__len__"):  # a dataset that is streamed
+    data = _rows(data)
+    if not hasattr(data, "__len__"):  # a dataset that is streamed
         data = list(data)
     if len(data) == 0:
         raise DatasetError("'data' has no rows.")
@@ -177,13 +176,14 @@ def check_layout(layout: str) -> None:
 
 
 def _read_tables(tables: Mapping[str, Any]) -> Contents:
+    queries, corpus, qrels = (_rows(tables[name]) for name in ("queries", "corpus", "qrels"))
     try:
         return judged(
-            {str(one["_id"]): text_or_empty(one["text"]) for one in tables["queries"]},
-            {str(one["_id"]): document_text(one) for one in tables["corpus"]},
+            {str(one["_id"]): text_or_empty(one["text"]) for one in queries},
+            {str(one["_id"]): document_text(one) for one in corpus},
             (
                 (str(one["query-id"]), str(one["corpus-id"]), _grade(one["score"], number))
-                for number, one in enumerate(tables["qrels"], start=1)
+                for number, one in enumerate(qrels, start=1)
             ),
         )
     except KeyError as error:
@@ -191,6 +191,11 @@ def _read_tables(tables: Mapping[str, Any]) -> Contents:
             f"The tables lack the column {error}: 'corpus' and 'queries' have '_id' and 'text', "
             "'qrels' has 'query-id', 'corpus-id' and 'score'."
         ) from error
+
+
+def _rows(table: Any) -> Any:
+    """Return the rows of a data frame as dictionaries; everything else has them already."""
+    return table.to_dict("records") if hasattr(table, "itertuples") else table
 
 
 def _grade(score: Any, number: int) -> float:

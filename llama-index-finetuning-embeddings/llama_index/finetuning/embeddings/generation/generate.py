@@ -60,7 +60,7 @@ async def agenerate_qa_embedding_pairs(
         verbose=verbose,
         num_workers=num_workers,
         retry_wait=retry_wait,
-        filters=tuple(filters),
+        filters=filters,
         answers_path=None if answers_path is None else Path(answers_path),
         sample_size=sample_size,
         seed=seed,
@@ -104,8 +104,9 @@ def generate_qa_embedding_pairs(
     question is asked about again in the next run. The dataset is made from the answers for the
     nodes given, whatever else the journal or an older dataset at ``output_path`` holds; the
     questions of such an older file, also of the retired package, are kept for nodes whose text is
-    the same. What the new dataset does not hold of it stays in a file beside it
-    (``<name>.bak.json``). To start over, delete the dataset and the journal.
+    the same, where the journal has no answer about that text. What the new dataset does not hold
+    of it stays in a file beside it (``<name>.bak.json``). To start over, delete the dataset and
+    the journal.
 
     Works in scripts and below a running event loop (notebooks) alike.
 

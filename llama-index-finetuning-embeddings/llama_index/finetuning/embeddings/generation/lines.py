@@ -72,7 +72,10 @@ _INLINE = re.compile(
     rf"(?<=[{MARKS}:\uff1a])([\"'\u201d*)]*)\s+"
     r"(?=(?:\*\*)?(?:\(?\d{1,2}[.)]\s*[^\W\d]|(?:Q|Question )\d{1,2}\s*[:.)]|[\u2022\u25cf]\s))"
 )
-_SENTENCES = re.compile(r"(?<=[?\u061f])[\"\u201d]?\s+(?=\S)|(?<=\uff1f)\s*(?=\S)")
+_SENTENCES = re.compile(
+    r"(?<=[?\u061f])[\"\u201d]?\s+(?=\S)(?!(?:yes or no|true or false)\b)|(?<=\uff1f)\s*(?=\S)",
+    re.IGNORECASE,
+)
 _QUOTED = re.compile(rf"[\"\u201c]([^\"\u201c\u201d]*[{MARKS}])[\"\u201d]")
 _OPENERS = re.compile(
     r"(?:(?:sure|certainly|of course|okay|ok|absolutely|great(?=[.!:,])|no problem|gladly)\b"
@@ -163,6 +166,7 @@ def _classified(response: str) -> list[_Line]:
     lines: list[_Line] = []
     joined = False  # the line before was text, so this one may be its rest
     aside = False  # below "Answers:", "Explanation:" and the like, until something asks again
+    listing = False  # below an answer that ends in a colon: its parts
     markers = _markers_in(response)
     for raw in response.splitlines():
         if _RULE.fullmatch(raw) or _FENCE.match(raw):
@@ -170,7 +174,8 @@ def _classified(response: str) -> list[_Line]:
             continue
         line = _marked(raw, markers, has_question=bool(lines))
         if line.kind in (Kind.ANSWER, Kind.NOTE):
-            aside = not line.text and bool(lines)
+            listing = line.kind is Kind.ANSWER and line.text.endswith((":", "\uff1a"))
+            aside = (not line.text or listing) and bool(lines)
             if line.kind is Kind.ANSWER and lines and line.text:
                 lines[-1].answer = line.text
             joined = False
@@ -179,13 +184,15 @@ def _classified(response: str) -> list[_Line]:
             lines[-1].text = line.text
             joined = True
         elif aside and not line.asks and not _reopens(line):
-            if lines and lines[-1].answer is None and line.kind is Kind.PLAIN:
+            if listing and lines:
+                lines[-1].answer = f"{lines[-1].answer} {line.text}"
+            elif lines and lines[-1].answer is None and line.kind is Kind.PLAIN:
                 lines[-1].answer = line.text
         elif joined and lines and _continues(lines[-1], line):
             lines[-1].text += " " + line.text
         else:
             lines.append(line)
-            joined, aside = True, False
+            joined, aside, listing = True, False, False
     return lines
 
 
@@ -247,7 +254,13 @@ def _continues(previous: _Line, line: _Line) -> bool:
     if line.kind is not Kind.PLAIN or len(previous.text) > _LONGEST_BEGUN:
         return False
     if _ended(previous.text):
-        return False
+        # A statement that its question stands below, deeper than the number before both.
+        return (
+            previous.kind is not Kind.PLAIN
+            and not previous.asks
+            and line.asks
+            and line.indent > previous.indent
+        )
     if line.text[:1].islower() and previous.kind is not Kind.PLAIN:
         return True
     begun = _ASKS_IN_WORDS.search(previous.text) is not None

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from llama_index.core.llms.llm import LLM
 from llama_index.core.schema import BaseNode, MetadataMode
@@ -32,7 +33,7 @@ class Options:
     verbose: bool
     num_workers: int
     retry_wait: float
-    filters: tuple[QuestionFilter, ...]
+    filters: Sequence[QuestionFilter]
     answers_path: Path | None
     sample_size: int | None
     seed: int
@@ -56,12 +57,11 @@ class Options:
             raise ConfigurationError(
                 f"'retry_wait' must be a number of seconds from 0 (got {self.retry_wait!r})."
             )
-        for one in self.filters:
-            if not callable(one):
-                raise ConfigurationError(
-                    "'filters' must hold functions of a question and its text that return True to "
-                    f"drop the question (got {one!r})."
-                )
+        if not isinstance(self.filters, Sequence) or not all(map(callable, self.filters)):
+            raise ConfigurationError(
+                "'filters' must be a list of functions of a question and its text that return True "
+                f"to drop the question (got {self.filters!r}); [] drops none."
+            )
         for name, path in (("output_path", self.output_path), ("answers_path", self.answers_path)):
             if path is not None and path.is_dir():
                 raise ConfigurationError(f"'{name}' must be a file (got the folder {str(path)!r}).")
@@ -106,14 +106,15 @@ def texts_of(nodes: Sequence[BaseNode]) -> tuple[dict[str, str], list[str]]:
         ConfigurationError: Something is no node, or no node has a text.
     """
     one = isinstance(nodes, BaseNode)
-    wrong = [nodes] if one else [node for node in nodes if not isinstance(node, BaseNode)]
+    given: list[Any] = [nodes] if one else list(nodes)  # they may come from a generator
+    wrong = [node for node in given if one or not isinstance(node, BaseNode)]
     if wrong:
         found = shown(sorted({type(node).__name__ for node in wrong}))
         raise ConfigurationError(
             f"'nodes' must be a list of LlamaIndex nodes (got {'one' if one else 'some'} {found}). "
             "Make nodes of texts with TextNode(text=...)."
         )
-    strange = [node.node_id for node in nodes if not is_encodable(node.node_id)]
+    strange = [node.node_id for node in given if not is_encodable(node.node_id)]
     if strange:
         raise ConfigurationError(
             f"'nodes' must have ids that a file can hold; {len(strange):,} hold half of a "
@@ -121,7 +122,7 @@ def texts_of(nodes: Sequence[BaseNode]) -> tuple[dict[str, str], list[str]]:
         )
     texts: dict[str, str] = {}
     replaced: list[str] = []
-    for node in nodes:
+    for node in given:
         text = encodable(node.get_content(metadata_mode=MetadataMode.NONE))
         if texts.setdefault(node.node_id, text) != text:
             replaced.append(node.node_id)

@@ -6,6 +6,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from llama_index.core.llms.llm import LLM
 from llama_index.core.schema import BaseNode
@@ -30,6 +31,7 @@ from llama_index.finetuning.embeddings.generation.results import (
     read_entry,
 )
 from llama_index.finetuning.embeddings.generation.retry import Pace
+from llama_index.finetuning.embeddings.json_stream import read_json
 from llama_index.finetuning.embeddings.redaction import safe_message
 from llama_index.finetuning.embeddings.service_errors import is_permanent, told_wait
 
@@ -296,7 +298,11 @@ class Run:
             for query_id, _, answer in self._outcomes.get(node_id, Outcome((), Counter())).questions
             if answer is not None
         }
-        with atomic_file(self._options.answers_path) as stream:
+        path = self._options.answers_path
+        if path.exists() and not _holds_only(path, answers):
+            place = set_aside(path)
+            logger.warning("%s held what the new answers do not hold; it is now %s.", path, place)
+        with atomic_file(path) as stream:
             json.dump(answers, stream, indent=4, ensure_ascii=False)
 
     def _nothing_came(self, report: GenerationReport) -> GenerationError:
@@ -307,3 +313,11 @@ class Run:
             f"None of {report.failed:,} nodes got a question ({reason}). Answers that came are "
             f"in {str(self._options.journal_path)!r}; check the LLM, the prompt and 'filters'."
         )
+
+
+def _holds_only(path: Path, answers: dict[str, str]) -> bool:
+    """Tell whether a file of answers has none that is not among these."""
+    try:
+        return bool(read_json(path).items() <= answers.items())
+    except (OSError, ValueError, RecursionError, AttributeError, TypeError):
+        return False

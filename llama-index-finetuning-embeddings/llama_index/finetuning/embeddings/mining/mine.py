@@ -9,7 +9,10 @@ import numpy as np
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from tqdm.auto import tqdm
 
-from llama_index.finetuning.embeddings.dataset import EmbeddingQAFinetuneDataset
+from llama_index.finetuning.embeddings.dataset import (
+    EmbeddingQAFinetuneDataset,
+    require_dataset,
+)
 from llama_index.finetuning.embeddings.encoding import encode
 from llama_index.finetuning.embeddings.errors import ConfigurationError
 from llama_index.finetuning.embeddings.mining.ranking import (
@@ -21,6 +24,7 @@ from llama_index.finetuning.embeddings.mining.ranking import (
 from llama_index.finetuning.embeddings.mining.rule import Rule, SamplingStrategy
 from llama_index.finetuning.embeddings.relevance import RelevanceIndex
 from llama_index.finetuning.embeddings.search import top_k
+from llama_index.finetuning.embeddings.validation import check_integer, check_seed
 
 logger = logging.getLogger(__name__)
 
@@ -88,10 +92,15 @@ def mine_hard_negatives(
 
     Raises:
         ConfigurationError: An argument is out of range.
+        DatasetError: The dataset was changed in place and no longer fits together.
         EncodingError: The model failed, or the model or the cross-encoder gave unusable numbers.
         MissingExtraError: ``use_faiss`` without faiss.
         OutputError: ``cache_dir`` can't be written.
     """
+    require_dataset(dataset, name="dataset")
+    check_seed(seed)
+    check_integer("num_negatives", num_negatives, minimum=1)
+    check_integer("range_min", range_min, minimum=0)
     chooses = cross_encoder is not None or sampling_strategy == "random"
     limits = (absolute_margin, relative_margin, max_score)
     wider = _WIDER_POOL if chooses or any(limit is not None for limit in limits) else 1

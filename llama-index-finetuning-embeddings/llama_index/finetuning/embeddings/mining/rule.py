@@ -1,12 +1,15 @@
 """Which of a query's candidates become its negatives."""
 
 import dataclasses
+import math
+from numbers import Real
 from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from llama_index.finetuning.embeddings.errors import ConfigurationError
+from llama_index.finetuning.embeddings.validation import check_integer
 
 SamplingStrategy = Literal["top", "random"]
 
@@ -25,12 +28,11 @@ class Rule:
     sampling_strategy: SamplingStrategy
 
     def __post_init__(self) -> None:
-        if self.num_negatives < 1:
-            raise ConfigurationError(
-                f"'num_negatives' must be at least 1 (got {self.num_negatives})."
-            )
-        if self.range_min < 0:
-            raise ConfigurationError(f"'range_min' must be at least 0 (got {self.range_min}).")
+        check_integer("range_max", self.range_max, minimum=1)
+        for name in ("absolute_margin", "relative_margin", "max_score", "min_score"):
+            limit = getattr(self, name)
+            if limit is not None and (not isinstance(limit, Real) or math.isnan(limit)):
+                raise ConfigurationError(f"'{name}' must be a number or None (got {limit!r}).")
         if self.range_max < self.range_min + self.num_negatives:
             raise ConfigurationError(
                 f"'range_max' must be at least 'range_min' + 'num_negatives' = "

@@ -30,6 +30,9 @@ _WON, _LOST = "#0072B2", "#D55E00"
 # What a page replaces by colours of its own theme.
 _INK, _GRID, _PAPER = "#1b1b1a", "#dcdcdb", "#fffffe"
 _WIDTH = 4.6
+# Characters of a name in a legend.
+_LONGEST_NAME = 50
+_NAME_IN_TWO_COLUMNS = 20
 _STYLE: dict[str, Any] = {
     "axes.axisbelow": True,
     "axes.edgecolor": _INK,
@@ -160,7 +163,9 @@ def _metrics(comparison: Comparison) -> "Figure":
     axes.grid(axis="y", visible=False)
     axes.set_xlabel("Mean over queries, with its 95 % interval")
     axes.set_ylabel("Metric")
-    _name(figure.legend(loc="outside upper left", ncols=2), systems)
+    # Side by side they would reach beyond the figure.
+    wide = max(len(_shortened(name)) for name in systems) > _NAME_IN_TWO_COLUMNS
+    _name(figure.legend(loc="outside upper left", ncols=1 if wide else 2), systems)
     return figure
 
 
@@ -215,7 +220,15 @@ def _dimensions(comparison: Comparison, dimensions: Sequence[DimensionResult]) -
 def _name(legend: "Legend", names: Sequence[str]) -> None:
     """Write the names into a legend afterwards: it leaves out those that start with "_"."""
     for text, name in zip(legend.get_texts(), names, strict=True):
-        text.set_text(name)
+        text.set_text(_shortened(name))
+
+
+def _shortened(name: str) -> str:
+    """Leave out the middle of a name that would reach beyond the figure."""
+    if len(name) <= _LONGEST_NAME:
+        return name
+    half = (_LONGEST_NAME - 1) // 2
+    return f"{name[:half]}\u2026{name[-half:]}"
 
 
 def _training(training: TrainingCurve, metric: str) -> "Figure":

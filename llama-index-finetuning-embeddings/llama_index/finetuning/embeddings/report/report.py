@@ -39,6 +39,7 @@ from llama_index.finetuning.embeddings.report.tables import (
 )
 from llama_index.finetuning.embeddings.report.training import TrainingCurve, training_curve
 from llama_index.finetuning.embeddings.search import Similarity
+from llama_index.finetuning.embeddings.validation import check_seed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -244,7 +245,9 @@ def compare_retrieval(
         EncodingError: A model returned unusable vectors.
         MissingExtraError: BM25 was asked for and bm25s is not installed.
     """
+    require_dataset(dataset, name="dataset")
     check_sizes(k_values, "k_values")
+    check_seed(seed)
     if metric not in metric_names(k_values):
         raise ConfigurationError(
             f"'metric' must be in {metric_names(k_values)} (got {metric!r}). Other cut-offs come "

@@ -8,6 +8,7 @@ from llama_index.finetuning.embeddings.dataset import require_dataset
 from llama_index.finetuning.embeddings.errors import ConfigurationError
 from llama_index.finetuning.embeddings.files import check_writable
 from llama_index.finetuning.embeddings.sentence_transformer.precision import PRECISIONS
+from llama_index.finetuning.embeddings.validation import check_integer, check_seed
 
 TRAINED = ("both", "query")
 BATCHINGS = ("auto", "by_document", "pairs")
@@ -29,6 +30,7 @@ def check_arguments(
     batching: Any,
     matryoshka_dims: Any,
     device: Any,
+    seed: Any,
 ) -> None:
     """Reject arguments that can't work.
 
@@ -37,17 +39,16 @@ def check_arguments(
         DatasetError: A dataset was changed after construction and no longer fits together.
     """
     require_dataset(dataset, name="dataset")
-    dataset.check()
     if val_dataset is not None:
         require_dataset(val_dataset, name="val_dataset")
-        val_dataset.check()
-    _check_integer("batch_size", batch_size, minimum=1)
-    _check_integer("epochs", epochs, minimum=1)
-    _check_integer("evaluation_steps", evaluation_steps, minimum=0)
-    _check_integer("checkpoint_save_steps", checkpoint_save_steps, minimum=1)
-    _check_integer("checkpoint_save_total_limit", checkpoint_save_total_limit, minimum=0)
+    check_seed(seed)
+    check_integer("batch_size", batch_size, minimum=1)
+    check_integer("epochs", epochs, minimum=1)
+    check_integer("evaluation_steps", evaluation_steps, minimum=0)
+    check_integer("checkpoint_save_steps", checkpoint_save_steps, minimum=1)
+    check_integer("checkpoint_save_total_limit", checkpoint_save_total_limit, minimum=0)
     if max_seq_length not in ("auto", None):
-        _check_integer("max_seq_length", max_seq_length, minimum=1, other="'auto', None or ")
+        check_integer("max_seq_length", max_seq_length, minimum=1, other="'auto', None or ")
     _check_choice("precision", precision, PRECISIONS)
     _check_choice("batching", batching, BATCHINGS)
     _check_choice("train", train, TRAINED)
@@ -62,7 +63,7 @@ def check_arguments(
             "the first that it sees. Choose by the environment variable CUDA_VISIBLE_DEVICES."
         )
     if early_stopping_patience is not None:
-        _check_integer("early_stopping_patience", early_stopping_patience, minimum=1)
+        check_integer("early_stopping_patience", early_stopping_patience, minimum=1)
         if val_dataset is None:
             raise ConfigurationError(
                 "'early_stopping_patience' needs a 'val_dataset' to see when the model gets no "
@@ -72,7 +73,7 @@ def check_arguments(
         if not matryoshka_dims:
             raise ConfigurationError("'matryoshka_dims' must name at least one dimension (got []).")
         for dim in matryoshka_dims:
-            _check_integer("matryoshka_dims", dim, minimum=1)
+            check_integer("matryoshka_dims", dim, minimum=1)
 
 
 def check_places(model_output_path: Path, checkpoint_path: Path | None) -> None:
@@ -108,13 +109,6 @@ def checkpoint_folder(model_output_path: str | os.PathLike[str]) -> Path:
     path = PurePath(model_output_path)
     parts = [part for part in path.parts if part not in (path.anchor, "..", ".")]
     return Path("checkpoints", *parts)
-
-
-def _check_integer(name: str, value: Any, *, minimum: int, other: str = "") -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
-        raise ConfigurationError(
-            f"'{name}' must be {other}an integer of at least {minimum} (got {value!r})."
-        )
 
 
 def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:

@@ -209,6 +209,7 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
             batching=batching,
             matryoshka_dims=matryoshka_dims,
             device=device,
+            seed=seed,
         )
         self.dataset = dataset
         self.model_id = os.fspath(model_id)
