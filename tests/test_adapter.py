@@ -45,6 +45,7 @@ from llama_index.finetuning.embeddings.evaluation.evaluate import (
     evaluate_retrieval,
     evaluate_vectors,
 )
+from llama_index.finetuning.embeddings.validation import Unset
 
 ASKED, WRITTEN = WORDS[:12], WORDS[12:24]
 
@@ -394,18 +395,21 @@ def test_scores_are_those_of_the_adapter_as_it_is_served():
 
 def test_auto_is_on_unless_told_how_to_train():
     """Each option that says how to train turns it off; the others leave it on."""
-    usual = {"epochs": 1, "batch_size": 10}
+    usual = {"epochs": Unset(1), "batch_size": Unset(10)}
     assert parse(usual, {}).auto
     assert parse(usual, {"seed": 3, "transform": "both", "negatives": "corpus"}).auto
     assert not parse({**usual, "epochs": 4}, {}).auto
     assert not parse({**usual, "batch_size": 32}, {}).auto
+    assert not parse({**usual, "epochs": 1}, {}).auto
+    assert not parse({**usual, "batch_size": 10}, {}).auto
     for told in ("lr", "warmup_steps", "steps_per_epoch", "max_grad_norm", "identity_pull"):
         assert not parse(usual, {told: 1}).auto
 
 
 def test_what_is_passed_is_kept_by_auto():
     """With auto=True, epochs, batch size and pull that are passed hold."""
-    options = parse({"epochs": 7, "batch_size": 10}, {"auto": True, "identity_pull": 0.2})
+    given = {"epochs": 7, "batch_size": Unset(10)}
+    options = parse(given, {"auto": True, "identity_pull": 0.2})
     assert (options.epochs, options.batch_size, options.identity_pull) == (7, None, 0.2)
     options = parse({"epochs": 1, "batch_size": 10}, {"auto": False})
     assert (options.epochs, options.batch_size, options.identity_pull) == (1, 10, 0.1)

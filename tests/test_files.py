@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 
 import pytest
 
@@ -148,6 +149,28 @@ def test_check_writable_takes_a_place_that_does_not_exist_yet(tmp_path):
     """A folder that can be created is fine, and checking creates nothing."""
     check_writable(tmp_path / "a" / "b", name="out")
     assert names(tmp_path) == []
+
+
+def test_check_writable_refuses_where_a_file_system_begins(tmp_path, monkeypatch):
+    """Such as the volume of a container: it can't be exchanged for another folder."""
+    monkeypatch.setattr("os.path.ismount", lambda path: Path(path) == tmp_path)
+    with pytest.raises(OutputError, match="'out' can't be replaced whole.*Give a folder inside"):
+        check_writable(tmp_path, name="out")
+    check_writable(tmp_path / "inside", name="out")
+
+
+def test_an_open_file_of_the_user_stays_open(tmp_path):
+    """What is written to a log in the folder later is not lost."""
+    folder = tmp_path / "out"
+    (folder / "below").mkdir(parents=True)
+    with (folder / "train.log").open("w") as one, (folder / "below" / "b.log").open("w") as two:
+        one.write("started\n")
+        with atomic_folder(folder) as new:
+            (new / "model").write_text("new")
+        one.write("done\n")
+        two.write("done\n")
+    assert (folder / "train.log").read_text() == "started\ndone\n"
+    assert (folder / "below" / "b.log").read_text() == "done\n"
 
 
 def test_check_writable_refuses_a_file(tmp_path):

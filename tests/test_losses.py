@@ -120,6 +120,45 @@ def test_binding_leaves_the_guide_of_a_gist_loss(tiny_bert_dir):
     assert loss.guide is guide
 
 
+def test_a_loss_may_serve_two_engines(tiny_bert_dir, tmp_path):
+    """Each training binds it to its own engine's model."""
+    model = SentenceTransformer(str(tiny_bert_dir), device="cpu")
+    loss = losses.CoSENTLoss(model)
+    engines = [
+        SentenceTransformersFinetuneEngine(
+            tiny_dataset(20, 2),
+            model_id=str(tiny_bert_dir),
+            model_output_path=str(tmp_path / str(i)),
+            loss=loss,
+            device="cpu",
+            show_progress_bar=False,
+        )
+        for i in range(2)
+    ]
+    base = model.encode("amber bridge")
+    for engine in engines:
+        engine.finetune()
+        assert not np.allclose(engine.model.encode("amber bridge"), base, atol=1e-4)
+
+
+def test_a_gist_loss_knows_the_tokenizer_of_the_model_it_is_bound_to(tiny_bert_dir):
+    """Built on the guide itself it would hand the guide the ids of another vocabulary."""
+    guide = SentenceTransformer(str(tiny_bert_dir), device="cpu")
+    model = SentenceTransformer(str(tiny_bert_dir), device="cpu")
+    model.tokenizer.add_tokens(["zebra"])
+    loss = losses.GISTEmbedLoss(guide, guide=guide)
+    assert not loss.must_retokenize
+    build_loss(loss, model)
+    assert loss.must_retokenize
+    assert loss.tokenizer is model.tokenizer
+    same = SentenceTransformer(str(tiny_bert_dir), device="cpu")
+    build_loss(loss, same)
+    assert not loss.must_retokenize
+    same.max_seq_length = guide.max_seq_length + 1
+    build_loss(loss, same)
+    assert loss.must_retokenize
+
+
 @pytest.mark.parametrize(
     ("loss", "kind"),
     [

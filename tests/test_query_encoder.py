@@ -260,7 +260,7 @@ def test_models_without_layers_to_spare_train_whole(tiny_bert_dir, tiny_model_di
 
 def test_the_base_is_not_overwritten(query_engine, tiny_bert_dir):
     """It goes on embedding the documents, so that its folder is no output."""
-    with pytest.raises(ConfigurationError, match="must be another folder than 'model_id'"):
+    with pytest.raises(ConfigurationError, match="must be another folder than the base's"):
         query_engine(model_output_path=str(tiny_bert_dir))
 
 

@@ -1,7 +1,10 @@
 """Runs of the full engine: those that fail, go on, can't learn, and what they are made of."""
 
+import copy
 import json
 import logging
+import random
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +20,10 @@ from llama_index.finetuning.embeddings import (
     ConfigurationError,
     DatasetError,
     EmbeddingQAFinetuneDataset,
+    ModelFolderError,
+    OutputError,
     TrainingError,
+    evaluate_retrieval,
 )
 from llama_index.finetuning.embeddings.sentence_transformer import upstream
 from llama_index.finetuning.embeddings.sentence_transformer.attention import fused_attention
@@ -250,6 +256,14 @@ def test_steps_that_can_teach_nothing_are_refused(engine):
         ({"prompts": {"anchor": "query: "}}, "'prompts' is no choice.*'query_prompt'"),
         ({"batch_sampler": "no_duplicates"}, "'batch_sampler' is no choice.*no_duplicates"),
         ({"save_strategy": "steps"}, "'save_strategy' needs a place.*save_checkpoints=True"),
+        ({"eval_strategy": "steps"}, "'eval_strategy' needs something.*val_dataset"),
+        ({"resume_from_checkpoint": True}, "'resume_from_checkpoint' is no choice.*the engine"),
+        ({"seed": 7}, "'seed' is no choice.*the engine has an argument of that name"),
+        ({"metric_for_best_model": "loss"}, "'metric_for_best_model' is no choice.*nDCG@10"),
+        ({"hub_token": "hf_x"}, r"'hub_token' is no choice.*push_to_hub\(\)"),
+        ({"learning_rate": -1.0}, "'learning_rate' must be at least 0"),
+        ({"num_train_epochs": 0}, "'num_train_epochs' must be above 0"),
+        ({"epochs": 1}, "'epochs' is not a training argument.*Did you mean num_train_epochs"),
     ],
 )
 def test_training_arguments_that_would_be_dropped_are_refused(engine, given, message):
@@ -354,3 +368,204 @@ def test_gathering_is_taken_over_by_document(engine):
     model = engine().model
     run = engine(loss=gathering(model))
     assert type(run.loss).__name__ == "DocumentRankingLoss"
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"), [({"seed": -1}, "'seed'"), ({"callbacks": [3]}, "callbacks")]
+)
+def test_arguments_of_the_wrong_kind_are_refused_first(engine, fields, message):
+    """Before the model is loaded."""
+    with pytest.raises(ConfigurationError, match=message):
+        engine(model_id="no/such-model", **fields)
+
+
+def test_a_model_that_is_not_there(engine, tmp_path):
+    """The error names it, and what to give."""
+    with pytest.raises(ModelFolderError, match="can't be loaded.*Give a folder"):
+        engine(model_id=str(tmp_path / "nowhere"))
+
+
+class LastGradients(TrainerCallback):
+    """Spoil the gradients of one step, whose loss is still finite."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+        if state.global_step == self.step - 1:
+            for one in model.parameters():
+                if one.grad is not None:
+                    one.grad.fill_(float("nan"))
+
+
+def test_a_last_step_that_makes_weights_nan_is_told(engine):
+    """No loss shows it; without a validation set the old model stays, and the weights go back."""
+    run = engine()
+    run.finetune()
+    before = Path(run.model_output_path, "model.safetensors").read_bytes()
+    steps = record(run)["training_log"][-1]["step"]
+    again = engine(callbacks=[LastGradients(steps)])
+    with pytest.raises(TrainingError, match=f"Step {steps} made weights of .* NaN"):
+        again.finetune()
+    assert Path(run.model_output_path, "model.safetensors").read_bytes() == before
+    assert torch.isfinite(weights(again.model)).all()
+
+
+def test_no_checkpoint_is_made_of_nan(engine, tmp_path, monkeypatch):
+    """The last good one is not rotated away for it."""
+    monkeypatch.chdir(tmp_path)
+    usual = {"save_checkpoints": True, "checkpoint_save_steps": 1, "checkpoint_save_total_limit": 1}
+    run = engine(model_output_path="out", callbacks=[LastGradients(2)], **usual)
+    with pytest.raises(TrainingError, match="Step 2 made weights"):
+        run.finetune()
+    assert [one.name for one in Path("checkpoints/out").glob("checkpoint-*")] == ["checkpoint-1"]
+    engine(model_output_path="out", resume_from_checkpoint=True, **usual).finetune()
+    assert torch.isfinite(weights(SentenceTransformer("out", device="cpu"))).all()
+
+
+def test_another_base_of_the_same_name_is_not_resumed(engine, tiny_bert_dir, tmp_path, monkeypatch):
+    """Nor is a run gone on with from the weights that an earlier call reached."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(tiny_bert_dir, "base")
+    usual = {"model_id": "base", "model_output_path": "out", "save_checkpoints": True}
+    first = engine(checkpoint_save_steps=2, **usual)
+    first.finetune()
+    model = SentenceTransformer("base", device="cpu")
+    with torch.no_grad():
+        for one in model.parameters():
+            one.mul_(1.1)
+    model.save("base")
+    second = engine(checkpoint_save_steps=2, resume_from_checkpoint=True, **usual)
+    untrained = weights(second.model)
+    second.finetune()
+    assert not torch.equal(weights(second.model), weights(first.model))
+    assert not torch.equal(weights(second.model), untrained)
+    reached = weights(second.model)
+    second.finetune()
+    assert not torch.equal(weights(second.model), reached)
+
+
+def test_a_seal_is_broken_before_its_checkpoint_is_written_over(engine, tmp_path, monkeypatch):
+    """A run that is killed in between leaves a checkpoint that nobody takes for whole."""
+    monkeypatch.chdir(tmp_path)
+    usual = {"model_output_path": "out", "save_checkpoints": True, "checkpoint_save_steps": 2}
+    engine(**usual).finetune()
+    assert Path("checkpoints/out/checkpoint-2/complete.txt").is_file()
+
+    def killed(self, *args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Trainer, "_save_optimizer_and_scheduler", killed)
+    with pytest.raises(KeyboardInterrupt):
+        engine(**usual).finetune()
+    assert not Path("checkpoints/out/checkpoint-2/complete.txt").exists()
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+@pytest.mark.parametrize("lora", [False, True])
+def test_a_save_that_fails_puts_the_weights_back(engine, monkeypatch, lora):
+    """So that the next call has the same base, adapter or not."""
+    config = {}
+    if lora:
+        peft = pytest.importorskip("peft")
+        config = {"peft_config": peft.LoraConfig(r=4, target_modules=["query"])}
+    run = engine(val_dataset=tiny_dataset(8, 1, seed=3), **config)
+    before = weights(run.model)
+
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SentenceTransformer, "save_pretrained", full)
+        with pytest.raises(OutputError, match="No space left"):
+            run.finetune()
+    assert torch.equal(weights(run.model), before)
+    run.finetune()
+    fresh = engine(val_dataset=tiny_dataset(8, 1, seed=3), **config)
+    fresh.finetune()
+    assert record(run)["metrics"] == record(fresh)["metrics"]
+
+
+def test_the_base_of_a_second_call_is_still_the_base(engine, caplog):
+    """The report compares with what came in at first; a call that is no better keeps the first."""
+    run = engine(val_dataset=tiny_dataset(20, 2, seed=3), epochs=4)
+    run.finetune()
+    first = record(run)["metrics"]
+    run.finetune(learning_rate=0.0)
+    second = record(run)["metrics"]
+    assert second["before"] == first["before"]
+    assert second["after"]["ndcg@10"] == pytest.approx(first["after"]["ndcg@10"])
+    assert "that the earlier one had reached" in caplog.text
+    assert "the base is handed back" not in caplog.text
+
+
+def test_a_dataset_that_was_changed_is_refused(engine):
+    """The engine laid out its rows when it was made."""
+    data, other = tiny_dataset(20, 2), tiny_dataset(8, 1, seed=3)
+    run = engine(dataset=data, val_dataset=other)
+    other.queries["new"] = "new"
+    other.relevant_docs["new"] = [next(iter(other.corpus))]
+    with pytest.raises(DatasetError, match="changed after the engine was made"):
+        run.finetune()
+
+
+def test_the_users_randomness_goes_on(engine):
+    """Neither making an engine nor training draws from, or seeds, the global generators."""
+
+    def draws():
+        return random.random(), np.random.rand(), torch.rand(1).item()
+
+    expected, seen = [], []
+    for found, act in ((expected, lambda: None), (seen, lambda: engine().finetune())):
+        random.seed(1)
+        np.random.seed(1)
+        torch.manual_seed(1)
+        act()
+        found.append(draws())
+    assert seen == expected
+
+
+def test_evaluation_takes_the_batch_size_that_it_is_given(engine):
+    """Smaller batches where memory is short."""
+    run = engine(val_dataset=tiny_dataset(8, 1, seed=3))
+    run.finetune()
+    assert run.evaluator.batch_size == 32
+    run.finetune(per_device_eval_batch_size=3)
+    assert run.evaluator.batch_size == 3
+
+
+def test_ties_are_broken_as_in_an_evaluation(engine):
+    """Of documents with one score the first in the corpus is first, as evaluate_retrieval says."""
+    data = tiny_dataset(12, 1, seed=3)
+    ids = list(data.corpus)
+    corpus = {docid: data.corpus[docid] for docid in reversed(ids)}
+    corpus |= {f"A-{docid}": data.corpus[docid] for docid in ids}
+    twins = EmbeddingQAFinetuneDataset(
+        queries=data.queries, corpus=corpus, relevant_docs=data.relevant_docs
+    )
+    run = engine(val_dataset=twins)
+    run.finetune()
+    scores = evaluate_retrieval(run.get_finetuned_model(), twins).metrics
+    assert record(run)["metrics"]["after"]["ndcg@10"] == pytest.approx(scores["ndcg@10"])
+    assert run.evaluator(run.model)["cosine_ndcg@10"] == pytest.approx(scores["ndcg@10"])
+
+
+def test_a_length_that_is_asked_for_stays_with_the_base(engine):
+    """The base is measured, and handed back, at that length."""
+    run = engine(
+        val_dataset=tiny_dataset(8, 1, seed=3),
+        max_seq_length=24,
+        training_args={"learning_rate": 1e-12},
+    )
+    run.finetune()
+    assert SentenceTransformer(run.model_output_path, device="cpu").max_seq_length == 24
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+def test_a_peft_config_stays_as_it_is(engine):
+    """PEFT writes into it what it finds in a model, which another model need not have."""
+    peft = pytest.importorskip("peft")
+    config = peft.LoraConfig(r=4, target_modules="all-linear")
+    before = copy.deepcopy(config.to_dict())
+    engine(peft_config=config)
+    assert config.to_dict() == before

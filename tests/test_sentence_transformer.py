@@ -5,6 +5,7 @@ import functools
 import json
 import logging
 import os
+import pickle
 import shutil
 import sys
 from pathlib import Path
@@ -29,6 +30,7 @@ from llama_index.finetuning.embeddings import (
     OutputError,
     SentenceTransformersFinetuneEngine,
     TrainingError,
+    load_finetuned_model,
 )
 from llama_index.finetuning.embeddings.sentence_transformer import training, upstream
 from llama_index.finetuning.embeddings.sentence_transformer.arguments import checkpoint_folder
@@ -167,13 +169,18 @@ def test_prompts_are_the_same_in_training_evaluation_and_the_returned_model(engi
     assert np.allclose(in_memory, in_folder, atol=1e-5)
 
 
-def test_prompts_of_the_folder_are_not_used_behind_the_users_back(engine, tiny_bert_dir, tmp_path):
+def test_prompts_of_the_folder_are_not_used_behind_the_users_back(
+    engine, tiny_bert_dir, tmp_path, caplog
+):
     """A folder with prompts trains without them unless told, as the returned model embeds."""
     prompted = SentenceTransformer(
         str(tiny_bert_dir), device="cpu", prompts={"query": "query: "}, default_prompt_name="query"
     )
     prompted.save(str(tmp_path / "prompted"))
+    engine(model_id=str(tmp_path / "prompted"), query_prompt="")
+    assert "names prompts" not in caplog.text
     run = engine(model_id=str(tmp_path / "prompted"))
+    assert "pass query_prompt='query: ' and text_prompt=''" in caplog.text
     run.finetune()
     returned = run.get_finetuned_model().get_query_embedding("river")
     assert np.allclose(returned, run.model.encode("river", normalize_embeddings=True), atol=1e-5)
@@ -749,6 +756,10 @@ def test_a_static_model_trains_by_document(tiny_model_dir, tmp_path):
     run.finetune()
     metrics = facts(run)["metrics"]
     assert metrics["after"]["ndcg@10"] > metrics["before"]["ndcg@10"]
+    in_memory = run.model.encode(TEXTS, normalize_embeddings=True)
+    loaded = load_finetuned_model(run.model_output_path)
+    for model in (run.get_finetuned_model(), loaded, pickle.loads(pickle.dumps(loaded))):
+        assert np.abs(vectors(model) - in_memory).max() < 1e-5
 
 
 def test_nothing_is_printed(engine, capsys):

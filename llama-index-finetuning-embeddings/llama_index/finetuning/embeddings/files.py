@@ -20,7 +20,7 @@ from typing import IO, Any
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
-from llama_index.finetuning.embeddings.errors import OutputError
+from llama_index.finetuning.embeddings.errors import ConfigurationError, OutputError
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
@@ -100,6 +100,11 @@ def check_writable(path: str | os.PathLike[str], *, name: str, folder: bool = Tr
                 f"'{name}' must be a {wanted} (got {str(path)!r}, which is a {found}). "
                 f"Give another path or move the {found} away."
             )
+        if folder and os.path.ismount(target):
+            raise OutputError(
+                f"'{name}' can't be replaced whole: at {str(path)!r} another file system begins, "
+                "such as a container's volume. Give a folder inside it."
+            )
         parent = next(one for one in target.parents if one.exists())
         with tempfile.NamedTemporaryFile(dir=parent, prefix=".write-test-"):
             pass
@@ -110,6 +115,26 @@ def check_writable(path: str | os.PathLike[str], *, name: str, folder: bool = Tr
             f"'{name}' can't be written: {str(path)!r} ({error.strerror}). "
             f"Give a path in a folder that you may write to (tried {str(parent)!r})."
         ) from error
+
+
+def check_apart(
+    base: str | None, output: str | os.PathLike[str], *, name: str, reason: str
+) -> None:
+    """Make sure that an output does not replace the model that is still needed.
+
+    Args:
+        base: The model's name, or its folder.
+        output: The folder to be written.
+        name: The argument that named the output, for the message.
+        reason: What the model is still needed for.
+
+    Raises:
+        ConfigurationError: The output is the model's folder.
+    """
+    if base and Path(base).is_dir() and Path(base).resolve() == Path(output).resolve():
+        raise ConfigurationError(
+            f"'{name}' must be another folder than the base's (got {os.fspath(output)!r}): {reason}"
+        )
 
 
 def write_json(path: Path, data: Any) -> None:
@@ -288,13 +313,24 @@ def _carry_over(old: Path, new: Path) -> None:
         if (old / "config.json").is_file() or (old / "modules.json").is_file():
             # Another tool's model: its weights beside the new ones would be loaded with them.
             owned = {found.name for pattern in _WEIGHTS for found in old.glob(pattern)}
+            if not (old / MANIFEST).is_file():
+                # Nor may what is written here be taken for a model of that kind.
+                owned |= {"modules.json", "router_config.json"}
     for entry in old.iterdir():
         if entry.name in owned or (new / entry.name).exists():
             continue
         if entry.is_dir() and not entry.is_symlink():
-            shutil.copytree(entry, new / entry.name, symlinks=True)
+            shutil.copytree(entry, new / entry.name, symlinks=True, copy_function=_link)
         else:
-            shutil.copy2(entry, new / entry.name, follow_symlinks=False)
+            _link(entry, new / entry.name)
+
+
+def _link(old: str | Path, new: str | Path, **_: Any) -> None:
+    """Give a file a second name, so that who has it open goes on writing it; or copy it."""
+    try:
+        os.link(old, new, follow_symlinks=False)
+    except (OSError, NotImplementedError):
+        shutil.copy2(old, new, follow_symlinks=False)
 
 
 def _exchange(new: Path, target: Path) -> None:

@@ -121,9 +121,15 @@ def mixed(
     if hasattr(SentenceTransformer, "merge") and importlib.util.find_spec("mergekit"):
         # Upstream compares the modules' settings too, and finetuning may have changed the length.
         set_max_seq_length(base, finetuned.max_seq_length)
-        return SentenceTransformer.merge(
-            [finetuned, base], "linear", parameters={"weight": [share, 1 - share]}
-        )
+        try:
+            return SentenceTransformer.merge(
+                [finetuned, base], "linear", parameters={"weight": [share, 1 - share]}
+            )
+        except ValueError as error:
+            raise ConfigurationError(
+                f"'base_model_id' is not what the finetuned model came from: {error}. Give the "
+                "base that finetuning.json names."
+            ) from error
     merged = copy.deepcopy(finetuned)
     others = base.state_dict()
     with torch.no_grad():
@@ -164,7 +170,6 @@ def _check_weight(weight: Any, val_dataset: Any) -> None:
                 "weight from 0 to 1."
             )
         require_dataset(val_dataset, name="val_dataset")
-        val_dataset.check()
         return
     if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight <= 1:
         raise ConfigurationError(f"'weight' must be a number from 0 to 1 (got {weight!r}).")

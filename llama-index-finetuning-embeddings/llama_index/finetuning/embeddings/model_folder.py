@@ -5,6 +5,7 @@ Transformers in the folders ``query`` and ``document``: ``SentenceTransformer(fo
 for ``encode_query`` and ``encode_document``, and each side loads by itself too.
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +33,25 @@ def open_model(folder: Path, settings: dict[str, Any]) -> BaseEmbedding:
         folder: The folder.
         settings: Arguments of ``HuggingFaceEmbedding``, for both models where there are two.
     """
-    from llama_index.embeddings.huggingface import HuggingFaceEmbedding
-
+    # A relative path could be the name of a model that LlamaIndex knows an instruction for.
+    folder = folder.resolve()
     if not has_two_sides(folder):
-        model: BaseEmbedding = HuggingFaceEmbedding(model_name=str(folder), **settings)
-        return model
+        return _open_one(folder, settings)
     from llama_index.finetuning.embeddings.adapter_embedding import AsymmetricEmbeddingModel
 
-    query, document = (
-        HuggingFaceEmbedding(model_name=str(folder / side), **settings) for side in SIDES
+    query, document = (_open_one(folder / side, settings) for side in SIDES)
+    return AsymmetricEmbeddingModel(
+        query, document, callback_manager=settings.get("callback_manager")
     )
-    return AsymmetricEmbeddingModel(query, document)
+
+
+def _open_one(folder: Path, settings: dict[str, Any]) -> BaseEmbedding:
+    from llama_index.embeddings.huggingface import HuggingFaceEmbedding
+
+    modules = json.loads((folder / MODULES).read_text(encoding="utf-8"))
+    if any(str(module.get("type")).endswith(".StaticEmbedding") for module in modules):
+        from llama_index.finetuning.embeddings.unbounded import UnboundedHuggingFaceEmbedding
+
+        return UnboundedHuggingFaceEmbedding(model_name=str(folder), **settings)
+    model: BaseEmbedding = HuggingFaceEmbedding(model_name=str(folder), **settings)
+    return model

@@ -72,6 +72,10 @@ def check_contents(
         )
 
 
+class Unset(int):
+    """The default of an argument for which "not given" means more than its number."""
+
+
 def check_integer(name: str, value: Any, *, minimum: int, other: str = "") -> None:
     """Make sure that an argument is a whole number.
 

@@ -39,10 +39,19 @@ from llama_index.finetuning.embeddings.adapters import (
 from llama_index.finetuning.embeddings.base import BaseFinetuningEngine
 from llama_index.finetuning.embeddings.dataset import EmbeddingQAFinetuneDataset
 from llama_index.finetuning.embeddings.errors import ConfigurationError
-from llama_index.finetuning.embeddings.files import atomic_folder, check_writable, output_lock
+from llama_index.finetuning.embeddings.files import (
+    atomic_folder,
+    check_apart,
+    check_writable,
+    output_lock,
+)
 from llama_index.finetuning.embeddings.report import RetrievalReport
+from llama_index.finetuning.embeddings.validation import Unset
 
 logger = logging.getLogger(__name__)
+
+_BATCH_SIZE = Unset(10)
+_EPOCHS = Unset(1)
 
 
 class EmbeddingAdapterFinetuneEngine(BaseFinetuningEngine):
@@ -58,8 +67,8 @@ class EmbeddingAdapterFinetuneEngine(BaseFinetuningEngine):
         dataset: What to train on.
         embed_model: The model, which stays as it is.
         batch_size: Pairs of a query and a relevant document in a step.
-        epochs: Passes over these pairs. Here, a ``batch_size`` or ``epochs`` that equals the
-            default counts as not given, and is chosen for you; ``finetune(epochs=1)`` holds.
+        epochs: Passes over these pairs. Where neither this nor ``batch_size`` nor another option
+            of training is given, all are chosen for you.
         adapter_model: The adapter to train, fresh (for one that was trained before there is
             `from_model_path`); None: a `LinearLayer`.
         dim: Length of the model's vectors; None: found out when it is needed.
@@ -68,7 +77,7 @@ class EmbeddingAdapterFinetuneEngine(BaseFinetuningEngine):
         model_checkpoint_path: Folder for checkpoints, one ``step_N`` folder each.
         checkpoint_save_steps: Steps between two checkpoints.
         verbose: Log the loss of every step.
-        bias: Give the `LinearLayer` a bias.
+        bias: Give the `LinearLayer` a bias; an ``adapter_model`` has its own say.
         **train_kwargs: Any field of `TrainingOptions`: ``lr``, ``val_dataset``, ``negatives``,
             ``transform``, ``auto``, ``cache_dir``, ``seed`` and so on.
 
@@ -87,8 +96,8 @@ class EmbeddingAdapterFinetuneEngine(BaseFinetuningEngine):
         self,
         dataset: EmbeddingQAFinetuneDataset,
         embed_model: BaseEmbedding,
-        batch_size: int = 10,
-        epochs: int = 1,
+        batch_size: int = _BATCH_SIZE,
+        epochs: int = _EPOCHS,
         adapter_model: BaseAdapter | None = None,
         dim: int | None = None,
         device: str | None = None,
@@ -103,6 +112,11 @@ class EmbeddingAdapterFinetuneEngine(BaseFinetuningEngine):
             raise ConfigurationError(
                 f"'embed_model' must be a LlamaIndex BaseEmbedding (got "
                 f"{type(embed_model).__name__})."
+            )
+        if bias and adapter_model is not None:
+            raise ConfigurationError(
+                "'bias' is for the adapter that the engine makes itself (got bias=True and an "
+                "'adapter_model'). Build the adapter with a bias, or leave one of the two out."
             )
         self.dataset = dataset
         self.embed_model = embed_model
@@ -218,7 +232,7 @@ class EmbeddingAdapterFinetuneEngine(BaseFinetuningEngine):
         rows = rows_to_train_on(self.dataset, options)
         outcome = outcome_without_training(rows, options) or self._trained(rows, options, seconds)
         self.summary = outcome.summary
-        logger.info(outcome.summary)
+        logger.log(logging.WARNING if outcome.is_base else logging.INFO, outcome.summary)
         adapter = LinearLayer(self.dim, self.dim) if outcome.is_base else self.model
         self.report = write_outcome(
             self._model_output_path,
@@ -230,6 +244,8 @@ class EmbeddingAdapterFinetuneEngine(BaseFinetuningEngine):
             dimension=self.dim,
             seconds=seconds,
         )
+        if self.report is not None:
+            logger.info("On the validation set:\n%s", self.report.to_markdown())
 
     def _trained(self, rows: Rows, options: TrainingOptions, seconds: dict[str, float]) -> Outcome:
         """Embed and train; the adapter stays as it was on an error, or where the base is better.
@@ -284,6 +300,7 @@ class EmbeddingAdapterFinetuneEngine(BaseFinetuningEngine):
         """
         if self._model is not None and not is_own_class(type(self._model)):
             model_kwargs.setdefault("adapter_cls", type(self._model))
+        model_kwargs.setdefault("device", self._device)
         return AdapterEmbeddingModel(self.embed_model, self._model_output_path, **model_kwargs)
 
     def _options(self, train_kwargs: dict[str, Any]) -> TrainingOptions:
@@ -297,6 +314,13 @@ class EmbeddingAdapterFinetuneEngine(BaseFinetuningEngine):
         """Check everything that can be checked without embedding or writing."""
         check_datasets(self.dataset, options.val_dataset)
         check_writable(self._model_output_path, name="model_output_path")
+        for name in ("model_name", "base_model_name"):
+            check_apart(
+                getattr(self.embed_model, name, None),
+                self._model_output_path,
+                name="model_output_path",
+                reason="an adapter stands behind its base and is of no use without it.",
+            )
         if options.checkpoint_path is not None:
             check_writable(options.checkpoint_path, name="model_checkpoint_path")
         if options.cache_dir is not None:

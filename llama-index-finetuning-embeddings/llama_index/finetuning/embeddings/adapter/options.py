@@ -11,6 +11,7 @@ import torch
 from llama_index.finetuning.embeddings.adapters import Transform
 from llama_index.finetuning.embeddings.dataset import EmbeddingQAFinetuneDataset
 from llama_index.finetuning.embeddings.errors import ConfigurationError
+from llama_index.finetuning.embeddings.validation import Unset
 
 Negatives = Literal["relevant", "in_batch", "corpus"]
 
@@ -150,8 +151,7 @@ def parse(
     """Build the options from the engine's arguments and the keywords that override them.
 
     Args:
-        defaults: The constructor's named arguments. One that has the retired package's default
-            counts as not passed.
+        defaults: The constructor's named arguments, an `Unset` number where one was not given.
         train_kwargs: What was passed by keyword.
         trained_before: The adapter may have been trained on the training set, which then can't
             judge it.
@@ -167,7 +167,7 @@ def parse(
             f"{', '.join(sorted(known))}."
         )
     given = set(train_kwargs)
-    given |= {name for name in defaults if defaults[name] != getattr(TrainingOptions, name)}
+    given |= {name for name in defaults if not isinstance(defaults[name], Unset)}
     options = {**defaults, **train_kwargs}
     if options.get("auto") is None:
         blind = trained_before and options.get("val_dataset") is None

@@ -97,6 +97,11 @@ def train(
         if stopped:
             break
     adapter.eval()
+    if not all(torch.isfinite(parameter).all() for _, parameter in parameters):
+        raise TrainingError(
+            f"The last step made weights NaN or infinite. Lower 'lr' (got {options.lr}), or check "
+            "the adapter's 'forward'."
+        )
     return stopped
 
 

@@ -25,9 +25,11 @@ from llama_index.finetuning.embeddings.errors import (
     EncodingError,
     ModelFolderError,
 )
+from llama_index.finetuning.embeddings.validation import Unset
 
 logger = logging.getLogger(__name__)
 
+_EMBED_BATCH_SIZE = Unset(DEFAULT_EMBED_BATCH_SIZE)
 # Vectors of length one in half precision are up to 0.4 % longer or shorter.
 _UNIT_TOLERANCE = 1e-2
 
@@ -47,7 +49,7 @@ class AdapterEmbeddingModel(BaseEmbedding):
         transform_query: False leaves the adapter out altogether, to see what the base gives.
             Whether texts are transformed too is what the adapter's folder says.
         device: Where the adapter runs; default: the best that torch finds.
-        embed_batch_size: Texts per call; left at the default, the base's own.
+        embed_batch_size: Texts per call; not given, the base's own.
         callback_manager: LlamaIndex's callbacks for the calls of this model.
 
     Raises:
@@ -75,7 +77,7 @@ class AdapterEmbeddingModel(BaseEmbedding):
         adapter_cls: type[Any] | None = None,
         transform_query: bool = True,
         device: str | None = None,
-        embed_batch_size: int = DEFAULT_EMBED_BATCH_SIZE,
+        embed_batch_size: int = _EMBED_BATCH_SIZE,
         callback_manager: CallbackManager | None = None,
     ) -> None:
         if not isinstance(base_embed_model, BaseEmbedding):
@@ -85,7 +87,7 @@ class AdapterEmbeddingModel(BaseEmbedding):
             )
         adapter, description = load_adapter(adapter_path, adapter_cls)
         transform = description.transform if transform_query else "none"
-        if embed_batch_size == DEFAULT_EMBED_BATCH_SIZE:
+        if isinstance(embed_batch_size, Unset):
             embed_batch_size = base_embed_model.embed_batch_size
         super().__init__(  # type: ignore[call-arg]
             model_name=f"{base_embed_model.model_name} + {type(adapter).__name__} ({transform})",

@@ -69,7 +69,8 @@ def export_sentence_transformer(
     with torch.no_grad():
         dense.linear.weight.copy_(matrix)
     # Direction is all that counts after a normalisation, so none is needed before the product.
-    ending = [dense, modules.Normalize()] if getattr(base, "normalize", True) else [dense]
+    normalized = getattr(base, "normalize", True) or isinstance(inner[-1], modules.Normalize)
+    ending = [dense, modules.Normalize()] if normalized else [dense]
     model = SentenceTransformer(modules=[*inner, *ending], device=str(inner.device))
     model.max_seq_length = inner.max_seq_length
     known: dict[str, str] = getattr(inner, "prompts", None) or {}

@@ -60,8 +60,7 @@ def adapter(
         from llama_index.finetuning.embeddings import EmbeddingAdapterFinetuneEngine
 
         tuning = {"epochs": epochs, "batch_size": batch_size, "lr": learning_rate}
-        # What is not given is left to the engine, which then chooses; `finetune` takes what is
-        # given as given, the constructor's defaults included.
+        # What is not given is left to the engine, which then chooses.
         given: dict[str, Any] = {name: x for name, x in tuning.items() if x is not None}
         engine = EmbeddingAdapterFinetuneEngine(
             dataset,
@@ -73,8 +72,9 @@ def adapter(
             transform=transform,
             cache_dir=cache_dir,
             seed=seed,
+            **given,
         )
-        engine.finetune(**given)
+        engine.finetune()
     _show_model(output, engine.report, engine.summary, as_json=as_json)
 
 

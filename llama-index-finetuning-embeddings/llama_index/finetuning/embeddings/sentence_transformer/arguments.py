@@ -4,6 +4,8 @@ import os
 from pathlib import Path, PurePath
 from typing import Any
 
+from transformers import TrainerCallback
+
 from llama_index.finetuning.embeddings.dataset import require_dataset
 from llama_index.finetuning.embeddings.errors import ConfigurationError
 from llama_index.finetuning.embeddings.files import check_writable
@@ -31,6 +33,7 @@ def check_arguments(
     matryoshka_dims: Any,
     device: Any,
     seed: Any,
+    callbacks: Any,
 ) -> None:
     """Reject arguments that can't work.
 
@@ -42,6 +45,12 @@ def check_arguments(
     if val_dataset is not None:
         require_dataset(val_dataset, name="val_dataset")
     check_seed(seed)
+    for one in callbacks or ():
+        kind = one if isinstance(one, type) else type(one)
+        if not issubclass(kind, TrainerCallback):
+            raise ConfigurationError(
+                f"'callbacks' must hold transformers' TrainerCallbacks (got {one!r})."
+            )
     check_integer("batch_size", batch_size, minimum=1)
     check_integer("epochs", epochs, minimum=1)
     check_integer("evaluation_steps", evaluation_steps, minimum=0)
@@ -85,19 +94,6 @@ def check_places(model_output_path: Path, checkpoint_path: Path | None) -> None:
     check_writable(model_output_path, name="model_output_path")
     if checkpoint_path is not None:
         check_writable(checkpoint_path, name="checkpoint folder")
-
-
-def check_base_stays(model_id: str, model_output_path: str) -> None:
-    """Make sure that the base, which goes on embedding the documents, is not replaced.
-
-    Raises:
-        ConfigurationError: The output is the base's folder.
-    """
-    if Path(model_id).is_dir() and Path(model_id).resolve() == Path(model_output_path).resolve():
-        raise ConfigurationError(
-            f"'model_output_path' must be another folder than 'model_id' with train='query' (got "
-            f"{model_output_path!r} for both): the base goes on embedding the documents."
-        )
 
 
 def checkpoint_folder(model_output_path: str | os.PathLike[str]) -> Path:

@@ -15,15 +15,19 @@ from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.embeddings.huggingface.utils import get_query_instruct_for_model_name
 from sentence_transformers import SentenceTransformer
 from sentence_transformers import SentenceTransformerTrainingArguments as TrainingArguments
-from transformers import PrinterCallback, ProgressCallback, TrainerCallback, set_seed
+from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 
 from llama_index.finetuning.embeddings.base import BaseFinetuningEngine
 from llama_index.finetuning.embeddings.dataset import EmbeddingQAFinetuneDataset
 from llama_index.finetuning.embeddings.description import token_lengths
 from llama_index.finetuning.embeddings.encoding.calls import module_dimension
-from llama_index.finetuning.embeddings.errors import ConfigurationError
+from llama_index.finetuning.embeddings.errors import (
+    ConfigurationError,
+    DatasetError,
+    ModelFolderError,
+)
 from llama_index.finetuning.embeddings.evaluation.evaluate import RetrievalResult
-from llama_index.finetuning.embeddings.files import output_lock, work_folder
+from llama_index.finetuning.embeddings.files import check_apart, output_lock, work_folder
 from llama_index.finetuning.embeddings.manifest import describe_run
 from llama_index.finetuning.embeddings.model_folder import open_model
 from llama_index.finetuning.embeddings.report import RetrievalReport, report_from_results
@@ -35,7 +39,6 @@ from llama_index.finetuning.embeddings.sentence_transformer import (
 )
 from llama_index.finetuning.embeddings.sentence_transformer.arguments import (
     check_arguments,
-    check_base_stays,
     check_places,
     checkpoint_folder,
 )
@@ -47,10 +50,12 @@ from llama_index.finetuning.embeddings.sentence_transformer.length import (
     choose_max_seq_length,
     set_max_seq_length,
 )
+from llama_index.finetuning.embeddings.sentence_transformer.losses import bind
 from llama_index.finetuning.embeddings.sentence_transformer.precision import (
     choose_precision,
     limit_kernel_caches,
 )
+from llama_index.finetuning.embeddings.sentence_transformer.randomness import seeded
 from llama_index.finetuning.embeddings.sentence_transformer.rows import training_pairs
 from llama_index.finetuning.embeddings.sentence_transformer.task import Task, build_task
 from llama_index.finetuning.embeddings.sentence_transformer.training import (
@@ -80,13 +85,27 @@ BASE_STEP = 0
 # By experiment, see benchmarks/RESULTS.md.
 _QUERY_LEARNING_RATE = 2e-5
 _QUERIES_PER_DOCUMENT = 4
+_EVAL_BATCH_SIZE = 32  # what sentence-transformers evaluates with
 _NO_INSTRUCTION = (
     "HuggingFaceEmbedding puts an instruction before each query of %r; this training does not, so "
     "that base and result are without it. To train, score and serve with it, pass query_prompt=%r"
 )
+_NO_PROMPTS = (
+    "The folder of %r names prompts (query: %r, document: %r), which HuggingFaceEmbedding does not "
+    "use and this training does not either: base and result are without them. To train, score and "
+    "serve with them, pass query_prompt=%r and text_prompt=%r"
+)
 _BASE_KEPT = (
     "No step of the training beat the base's nDCG@10 of %.4f on the validation set: the base is "
     "handed back unchanged."
+)
+_START_KEPT = (
+    "No step of this training beat the nDCG@10 of %.4f that the earlier one had reached on the "
+    "validation set: its weights are handed back."
+)
+_CHANGED = (
+    "'dataset' or 'val_dataset' was changed after the engine was made, which had laid out its "
+    "training by then. Make a new engine."
 )
 
 
@@ -210,6 +229,7 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
             matryoshka_dims=matryoshka_dims,
             device=device,
             seed=seed,
+            callbacks=callbacks,
         )
         self.dataset = dataset
         self.model_id = os.fspath(model_id)
@@ -246,7 +266,12 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
         self.seed = seed
         check_places(Path(self.model_output_path), self.checkpoint_path)
         if train == "query":
-            check_base_stays(self.model_id, self.model_output_path)
+            check_apart(
+                self.model_id,
+                self.model_output_path,
+                name="model_output_path",
+                reason="with train='query' the base goes on embedding the documents.",
+            )
         use_cpu = str(device or upstream.default_device()).startswith("cpu")
         usual = self._default_training_args("unused", precision="fp32", use_cpu=use_cpu)
         merge_training_args(usual, training_args, {})
@@ -254,16 +279,16 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
         if use_cpu:
             limit_kernel_caches()
         self.model = self._load_model()
-        instruction = get_query_instruct_for_model_name(self.model_id)
-        if query_prompt is None and instruction:
-            logger.warning(_NO_INSTRUCTION, self.model_id, instruction)
+        self._warn_of_prompts(query_prompt, text_prompt)
         if isinstance(max_seq_length, int):
             check_max_seq_length(self.model, max_seq_length)
-        set_seed(seed)
-        self._add_adapter()
-        self._task = self._build_task(loss)
+        with seeded(seed):
+            self._add_adapter()
+            self._task = self._build_task(loss)
         self.loss = self._task.loss
         self.report: RetrievalReport | None = None
+        self._base_result: RetrievalResult | None = None
+        self._laid_out = self._fingerprints()
         self.evaluator = (
             None
             if val_dataset is None
@@ -284,13 +309,20 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
             )
         if not self.trust_remote_code:
             check_names_no_code(Path(self.model_id))
-        model = SentenceTransformer(
-            self.model_id,
-            trust_remote_code=self.trust_remote_code,
-            device=distributed.own_device(self.device),
-            model_kwargs=self.model_kwargs or None,
-        )
+        try:
+            model = SentenceTransformer(
+                self.model_id,
+                trust_remote_code=self.trust_remote_code,
+                device=distributed.own_device(self.device),
+                model_kwargs=self.model_kwargs or None,
+            )
+        except OSError as error:  # no such model, no connection, missing files
+            raise ModelFolderError(
+                f"The model {self.model_id!r} can't be loaded: {error}. Give a folder, or a "
+                "model's name on the Hugging Face Hub."
+            ) from error
         # The folder's own prompts go: the LlamaIndex wrapper never uses them, so neither do we.
+        self._folder_prompts = dict(model.prompts)
         model.prompts = {
             "query": self.query_prompt,
             "document": self.text_prompt,
@@ -310,6 +342,23 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
                 "are frozen). Merge an adapter into its model first."
             )
         return model
+
+    def _warn_of_prompts(self, query_prompt: str | None, text_prompt: str | None) -> None:
+        """Say where a model was made for prompts that this training is without."""
+        instruction = get_query_instruct_for_model_name(self.model_id)
+        if query_prompt is None and instruction:
+            logger.warning(_NO_INSTRUCTION, self.model_id, instruction)
+            return
+        names = (("query",), ("document", "passage"))
+        found = [
+            next((p for name in side if (p := self._folder_prompts.get(name))), "")
+            for side in names
+        ]
+        if query_prompt is None and text_prompt is None and any(found):
+            logger.warning(_NO_PROMPTS, self.model_id, *found, *found)
+
+    def _fingerprints(self) -> list[str]:
+        return [one.fingerprint() for one in (self.dataset, self.val_dataset) if one is not None]
 
     def _add_adapter(self) -> None:
         # An adapter is merged when a run ends, so that the next run needs one of its own.
@@ -350,6 +399,7 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
             "output_dir": output_dir,
             "num_train_epochs": self.epochs,
             "per_device_train_batch_size": rows,
+            "per_device_eval_batch_size": _EVAL_BATCH_SIZE,
             "bf16": precision == "bf16",
             "fp16": precision == "fp16",
             "eval_strategy": "no" if self.val_dataset is None else strategy,
@@ -380,8 +430,9 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
         Training starts from the weights that the engine holds: those of ``model_id``, or of the
         call before. A call that fails or is interrupted before it writes the model puts them back.
 
-        With a validation set the base is compared with the result, query by query: the table is
-        logged, kept as ``report`` and in the model card, and written as ``report.html``.
+        With a validation set the base, as it was before the first call, is compared with the
+        result, query by query: the table is logged, kept as ``report`` and in the model card, and
+        written as ``report.html``.
 
         Args:
             **train_kwargs: Fields of ``SentenceTransformerTrainingArguments`` for this call, over
@@ -389,19 +440,18 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
 
         Raises:
             ConfigurationError: A keyword is no training argument, or a step is too small.
-            DatasetError: There is nothing to choose from in any step, or a dataset was changed so
-                that it does not fit together.
+            DatasetError: There is nothing to choose from in any step, or a dataset was changed
+                after the engine was made.
             OutputError: The output can't be written, or another run is writing it.
-            TrainingError: The loss is no longer finite.
+            TrainingError: The loss or the weights are no longer finite.
         """
-        self.dataset.check()
-        if self.val_dataset is not None:
-            self.val_dataset.check()
+        if self._fingerprints() != self._laid_out:
+            raise DatasetError(_CHANGED)
         output = Path(self.model_output_path)
         check_places(output, self.checkpoint_path)
         device = self.model.device
         precision = choose_precision(self.precision, device)
-        with self._alone(output), self._work_folder() as folder:
+        with self._alone(output), self._work_folder() as folder, seeded(self.seed):
             args = merge_training_args(
                 self._default_training_args(
                     str(folder), precision=precision, use_cpu=device.type == "cpu"
@@ -415,28 +465,39 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
                 # Else upstream spreads the batch over all GPUs, and multiplies it.
                 args._n_gpu = 1
             started = time.perf_counter()
-            set_seed(self.seed)
             self._add_adapter()
             own_length = self.model.max_seq_length
+            if self.evaluator is not None:
+                self.evaluator.batch_size = args.per_device_eval_batch_size
             start = SavedWeights(self.model, folder / "start.safetensors")
             start.save()
             try:
-                base = None if self.evaluator is None else self.evaluator.evaluate(self.model)
+                if self.train == "both" and isinstance(self.max_seq_length, int):
+                    # Asked for in any case, and so for what the base is measured at as well.
+                    set_max_seq_length(self.model, self.max_seq_length)
+                start_length = self.model.max_seq_length
+                held = None if self.evaluator is None else self.evaluator.evaluate(self.model)
+                if self._base_result is None:
+                    self._base_result = held
                 self._encode_frozen_documents(precision)
                 self._set_max_seq_length()
                 phases = {"evaluate base": time.perf_counter() - started}
                 started = time.perf_counter()
-                trainer, best = self._train(folder, args, base)
+                trainer, best = self._train(folder, args, held, start)
                 phases["train"] = time.perf_counter() - started
-                best_step, result = trainer.state.global_step, base
-                if best is not None and base is not None and self.evaluator is not None:
+                best_step, result = trainer.state.global_step, held
+                if best is not None and held is not None and self.evaluator is not None:
                     best.restore()
                     best_step, result = best.step, self.evaluator.evaluate(self.model)
                     # In training the steps were scored in half precision, the base was not.
-                    if best_step == BASE_STEP or _ndcg(result) < _ndcg(base):
+                    if best_step == BASE_STEP or _ndcg(result) < _ndcg(held):
                         start.restore()
-                        set_max_seq_length(self.model, own_length)
-                        best_step, result = BASE_STEP, base
+                        set_max_seq_length(self.model, start_length)
+                        best_step, result = BASE_STEP, held
+                else:
+                    trainer.check_weights()
+                self._save(output, trainer, best_step, result, phases)
+                lora.merge_adapter(self.model)
             except BaseException:
                 # The others of several processes may be gone, so that each reads for itself.
                 if start.path.is_file():
@@ -446,7 +507,6 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
             finally:
                 if distributed.is_main():
                     start.path.unlink(missing_ok=True)
-            self._save(output, trainer, best_step, base, result, phases)
 
     def _alone(self, output: Path) -> contextlib.AbstractContextManager[None]:
         """Keep other runs from writing the same folder; the main process does so for all."""
@@ -488,9 +548,14 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
             set_max_seq_length(self.model, int(chosen))
 
     def _train(
-        self, folder: Path, args: TrainingArguments, base: RetrievalResult | None
+        self,
+        folder: Path,
+        args: TrainingArguments,
+        held: RetrievalResult | None,
+        start: SavedWeights,
     ) -> tuple[Trainer, BestModel | None]:
-        run_hash = self._fingerprint(args)
+        run_hash = self._fingerprint(args, start)
+        bind(self.loss, self.model)
         checkpoint = None
         if self.resume_from_checkpoint:
             # All processes go on from the same step; one that lacks the folder fails aloud.
@@ -501,11 +566,11 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
             shutil.rmtree(folder / "best", ignore_errors=True)
         best = None
         callbacks = [CheckpointSeal(run_hash), *self.callbacks]
-        if base is not None:
+        if held is not None:
             best = BestModel(
                 self.model, folder / "best", run_hash, patience=self.early_stopping_patience
             )
-            best.offer(_ndcg(base), BASE_STEP)
+            best.offer(_ndcg(held), BASE_STEP)
             callbacks.append(best)
         args.prompts = self._task.prompts
         trainer = Trainer(
@@ -536,12 +601,13 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
         only_queries = self.train == "query"
         return frozen_first_layers(self.model) if only_queries else contextlib.nullcontext()
 
-    def _fingerprint(self, args: TrainingArguments) -> str:
+    def _fingerprint(self, args: TrainingArguments, start: SavedWeights) -> str:
         """Return what makes two runs the same, so that only checkpoints of this one are resumed."""
         return fingerprint(
             model_id=self.model_id,
-            dataset=self.dataset.fingerprint(),
-            val_dataset=self.val_dataset and self.val_dataset.fingerprint(),
+            # Reading gigabytes of weights pays only where checkpoints are there to be resumed.
+            weights=None if self.checkpoint_path is None else start.digest(),
+            datasets=self._laid_out,
             use_all_docs=self.use_all_docs,
             batching=self._task.batching,
             prompts=[self.query_prompt, self.text_prompt],
@@ -556,16 +622,16 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
         output: Path,
         trainer: Trainer,
         best_step: int,
-        base: RetrievalResult | None,
         result: RetrievalResult | None,
         phases: dict[str, float],
     ) -> None:
         metrics: dict[str, Any] = {}
         report = None
+        base = self._base_result
         if base and result and self.val_dataset:
             metrics = {"before": base.metrics, "after": result.metrics, "best_step": best_step}
             if best_step == BASE_STEP:
-                logger.warning(_BASE_KEPT, _ndcg(base))
+                logger.warning(_BASE_KEPT if result is base else _START_KEPT, _ndcg(result))
             report = report_from_results(
                 {"base": base, "finetuned": result},
                 self.val_dataset,

@@ -1,5 +1,6 @@
 """Training with PEFT adapters (LoRA and kin) that are merged into the saved model."""
 
+import copy
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,8 @@ def add_adapter(model: SentenceTransformer, peft_config: Any) -> None:
     if found is None:
         raise ConfigurationError("'peft_config' needs a transformer model, which this one is not.")
     module, name, transformer = found
-    adapted = peft.get_peft_model(transformer, peft_config)
+    # A copy: PEFT writes into it what it finds in the model.
+    adapted = peft.get_peft_model(transformer, copy.deepcopy(peft_config))
     if not hasattr(adapted, "merge_and_unload"):
         raise ConfigurationError(
             f"'peft_config' must be of a kind that can be merged into the weights, such as "
@@ -44,10 +46,15 @@ def has_adapter(model: SentenceTransformer) -> bool:
     return any(True for _ in _adapted(model))
 
 
-def merge_adapter(model: SentenceTransformer, folder: Path) -> None:
-    """Write the adapter below ``folder`` and fold it into the weights that it adapts."""
-    for module, name, child in list(_adapted(model)):
+def save_adapter(model: SentenceTransformer, folder: Path) -> None:
+    """Write the adapter below ``folder``."""
+    for _, _, child in _adapted(model):
         child.save_pretrained(str(folder / ADAPTER_FOLDER))
+
+
+def merge_adapter(model: SentenceTransformer) -> None:
+    """Fold the adapter into the weights that it adapts."""
+    for module, name, child in list(_adapted(model)):
         setattr(module, name, child.merge_and_unload())
 
 

@@ -97,7 +97,7 @@ def build_loss(loss: Any, model: SentenceTransformer) -> nn.Module:
         ConfigurationError: It is none of these, or the callable returned no module.
     """
     if isinstance(loss, nn.Module):
-        _rebind(loss, model)
+        bind(loss, model)
         return loss
     if not callable(loss):
         raise ConfigurationError(
@@ -113,13 +113,27 @@ def build_loss(loss: Any, model: SentenceTransformer) -> nn.Module:
     return built
 
 
-def _rebind(loss: nn.Module, model: SentenceTransformer) -> None:
+def bind(loss: nn.Module, model: SentenceTransformer) -> None:
+    """Let a loss and those inside it compute on a model; the guide of a GIST loss stays.
+
+    Bound again before each training: the loss may serve several engines, and a GIST loss knows
+    the model's tokenizer and length from when it was bound.
+    """
     for name, child in list(loss.named_children()):
         if isinstance(child, SentenceTransformer):
             if name == "model":
                 setattr(loss, name, model)
         else:
-            _rebind(child, model)
+            bind(child, model)
+    guide: Any = getattr(loss, "guide", None)
+    if guide is not None and hasattr(loss, "must_retokenize"):
+        # As upstream decides it when the loss is built.
+        loss.must_retokenize = (
+            model.tokenizer.get_vocab() != guide.tokenizer.get_vocab()
+            or guide.max_seq_length < model.max_seq_length
+        )
+        if loss.must_retokenize:
+            loss.tokenizer = model.tokenizer
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """The Trainer, its checkpoints, and the callback that remembers the best weights."""
 
 import functools
+import hashlib
 import json
 import logging
 from collections.abc import Callable, Mapping
@@ -22,6 +23,10 @@ from llama_index.finetuning.embeddings.sentence_transformer.validation import ME
 logger = logging.getLogger(__name__)
 
 _SEAL = "complete.txt"
+_UNCHANGED = (
+    "Checkpoints and an earlier model are unchanged; try a lower learning_rate, or "
+    "precision='fp32'."
+)
 _ALL_WEIGHTS = "all_weights.safetensors"
 
 
@@ -50,7 +55,12 @@ class Trainer(SentenceTransformerTrainer):  # type: ignore[misc]
         """Leave out upstream's model card, which would quote the user's documents."""
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
-        with output_errors(Path(self.args.output_dir)):
+        self.check_weights()
+        folder = Path(self.args.output_dir)
+        if distributed.is_main():
+            # One of an earlier run that is written over is not whole for a while.
+            (folder / f"checkpoint-{self.state.global_step}" / _SEAL).unlink(missing_ok=True)
+        with output_errors(folder):
             super()._save_checkpoint(*args, **kwargs)
 
     def _save(self, output_dir: str | None = None, *args: Any, **kwargs: Any) -> None:
@@ -76,10 +86,22 @@ class Trainer(SentenceTransformerTrainer):  # type: ignore[misc]
         loss: Tensor = result[0] if isinstance(result, tuple) else result
         if not torch.isfinite(loss):
             raise TrainingError(
-                f"The loss is {loss.item()} at step {self.state.global_step + 1}. Checkpoints and "
-                "an earlier model are unchanged; try a lower learning_rate, or precision='fp32'."
+                f"The loss is {loss.item()} at step {self.state.global_step + 1}. {_UNCHANGED}"
             )
         return result
+
+    def check_weights(self) -> None:
+        """Make sure that the last step left no weight NaN or infinite, which no loss has shown yet.
+
+        Raises:
+            TrainingError: It did; the message names the step.
+        """
+        for name, weights in self.model.named_parameters():
+            if weights.requires_grad and not torch.isfinite(weights).all():
+                raise TrainingError(
+                    f"Step {self.state.global_step} made weights of {name!r} NaN or infinite. "
+                    f"{_UNCHANGED}"
+                )
 
 
 class _Epochs(TrainerCallback):  # type: ignore[misc]
@@ -153,6 +175,18 @@ class SavedWeights:
         if distributed.is_main():
             with output_errors(self.path):
                 save_model(self._model, str(self.path))
+
+    def digest(self) -> str:
+        """Return a SHA-256 of the saved weights, the same in every process."""
+
+        def computed() -> str:
+            digest = hashlib.sha256()
+            with self.path.open("rb") as stream:
+                while block := stream.read(1 << 20):
+                    digest.update(block)
+            return digest.hexdigest()
+
+        return distributed.from_main(computed)
 
     def restore(self) -> None:
         """Put the saved weights into the model of every process."""

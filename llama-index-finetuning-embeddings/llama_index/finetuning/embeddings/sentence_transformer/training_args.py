@@ -17,6 +17,22 @@ _TAKEN = {
     "prompts": "'query_prompt' and 'text_prompt' of the engine are also used to evaluate and serve",
     "batch_sampler": "the engine's own batches are without false negatives",
     "multi_dataset_batch_sampler": "there is one dataset",
+    "train_sampling_strategy": "the engine's own batches are without false negatives",
+    "label_smoothing_factor": "no loss of sentence-transformers heeds it",
+    "resume_from_checkpoint": "the engine has an argument of that name, which finds its own run",
+    "seed": "the engine has an argument of that name, the one source of randomness",
+    "data_seed": "the engine's 'seed' is the one source of randomness",
+    "metric_for_best_model": "the best weights are those of the best nDCG@10",
+    "greater_is_better": "the best weights are those of the best nDCG@10",
+    **dict.fromkeys(
+        ("push_to_hub", "hub_model_id", "hub_strategy", "hub_token", "hub_private_repo"),
+        "the engine's push_to_hub() uploads the finished model",
+    ),
+}
+_OTHER_NAMES = {
+    "epochs": "num_train_epochs",
+    "lr": "learning_rate",
+    "batch_size": "per_device_train_batch_size",
 }
 
 # An adapter of few weights takes so many times the learning rate of all weights (Schulman et al.
@@ -29,6 +45,7 @@ _SHAPES_NO_WEIGHTS = (
     *("eval_", "save_", "logging_", "log_", "report_to", "run_name", "project", "disable_tqdm"),
     *("hub_", "push_to_hub", "metric_for_best_model", "greater_is_better", "load_best_model"),
     *("dataloader_num_workers", "dataloader_pin", "dataloader_persist", "dataloader_prefetch"),
+    "per_device_eval_batch_size",
 )
 
 
@@ -69,6 +86,11 @@ def merge_training_args(
             "'save_strategy' needs a place for the checkpoints "
             f"(got {asked['save_strategy']!r}). Pass save_checkpoints=True to the engine."
         )
+    if asked.get("eval_strategy", "no") != "no" and defaults["eval_strategy"] == "no":
+        raise ConfigurationError(
+            f"'eval_strategy' needs something to evaluate on (got {str(asked['eval_strategy'])!r})."
+            " Pass val_dataset to the engine."
+        )
     if {"warmup_steps", "warmup_ratio"} & asked.keys():
         # Two names for one thing: the user's must not be overruled by our other one.
         defaults = {name: value for name, value in defaults.items() if "warmup" not in name}
@@ -80,7 +102,7 @@ def merge_training_args(
     known = {field.name for field in dataclasses.fields(TrainingArguments) if field.init}
     for name in merged:
         if name not in known:
-            close = difflib.get_close_matches(name, known, n=3)
+            close = difflib.get_close_matches(_OTHER_NAMES.get(name, name), known, n=3)
             hint = f" Did you mean {', '.join(close)}?" if close else ""
             raise ConfigurationError(
                 f"{name!r} is not a training argument of sentence-transformers.{hint}"
@@ -89,6 +111,13 @@ def merge_training_args(
         args = TrainingArguments(**merged)
     except (TypeError, ValueError) as error:
         raise ConfigurationError(f"The training arguments are refused: {error}") from error
+    if not args.learning_rate >= 0:
+        raise ConfigurationError(f"'learning_rate' must be at least 0 (got {args.learning_rate}).")
+    if args.num_train_epochs <= 0 and args.max_steps <= 0:
+        raise ConfigurationError(
+            f"'num_train_epochs' must be above 0 (got {args.num_train_epochs}): nothing would be "
+            "trained."
+        )
     args.dataloader_drop_last = asked.get("dataloader_drop_last", False)
     if learning_rate is not None and "learning_rate" not in asked:
         args.learning_rate = learning_rate(args)

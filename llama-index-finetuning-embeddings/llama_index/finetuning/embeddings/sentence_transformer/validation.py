@@ -76,13 +76,22 @@ class RetrievalEvaluator(_Evaluator):  # type: ignore[misc]
             model: Embeds them.
         """
         self._document_vectors = model.encode(
-            self.corpus, prompt=self.corpus_prompt or None, convert_to_tensor=True
+            self.corpus,
+            prompt=self.corpus_prompt or None,
+            batch_size=self.batch_size,
+            convert_to_tensor=True,
         )
 
     def compute_metrics(self, queries_result_list: list[Any]) -> Any:
-        """Compute the metrics, and keep the ranking that they came from."""
+        """Compute the metrics, and keep the ranking that they came from.
+
+        nDCG@10 is this package's, by which the report goes as well: upstream has another order
+        of documents with the same score.
+        """
         self._hits = queries_result_list
-        return super().compute_metrics(queries_result_list)
+        metrics = super().compute_metrics(queries_result_list)
+        metrics["ndcg@k"][10] = self.last_result().metrics["ndcg@10"]
+        return metrics
 
     def evaluate(self, model: SentenceTransformer) -> RetrievalResult:
         """Embed the validation set in the main process, and score every query."""
@@ -97,7 +106,8 @@ class RetrievalEvaluator(_Evaluator):  # type: ignore[misc]
         """Return the result of the latest evaluation, query by query."""
         row_of = {docid: row for row, docid in enumerate(self._dataset.corpus)}
         ranked = [
-            sorted(hits, key=lambda hit: (-hit["score"], hit["corpus_id"])) for hits in self._hits
+            sorted(hits, key=lambda hit: (-hit["score"], row_of[hit["corpus_id"]]))
+            for hits in self._hits
         ]
         indices = np.array([[row_of[hit["corpus_id"]] for hit in hits] for hits in ranked])
         scores = np.array([[hit["score"] for hit in hits] for hits in ranked], dtype=np.float32)
