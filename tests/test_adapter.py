@@ -4,6 +4,7 @@ import importlib
 import json
 import math
 import random
+import shutil
 import threading
 from pathlib import Path
 
@@ -14,8 +15,10 @@ from fakes import WORDS, HashEmbedding, tiny_dataset, word_vector
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from llama_index.core.bridge.pydantic import PrivateAttr
+from llama_index.embeddings.huggingface import HuggingFaceEmbedding
 
 from llama_index.finetuning.embeddings import (
+    AdapterEmbeddingModel,
     ConfigurationError,
     DatasetError,
     EmbeddingQAFinetuneDataset,
@@ -23,6 +26,7 @@ from llama_index.finetuning.embeddings import (
     ModelFolderError,
     OutputError,
     TrainingError,
+    load_finetuned_model,
 )
 from llama_index.finetuning.embeddings.adapter import EmbeddingAdapterFinetuneEngine
 from llama_index.finetuning.embeddings.adapter.options import TrainingOptions, parse
@@ -34,6 +38,7 @@ from llama_index.finetuning.embeddings.adapter.vectors import (
     TrainingSet,
     rows_to_train_on,
 )
+from llama_index.finetuning.embeddings.adapter_embedding import adapted
 from llama_index.finetuning.embeddings.adapters import (
     BaseAdapter,
     LinearLayer,
@@ -884,6 +889,63 @@ def test_a_loss_that_is_not_finite_ends_the_training(output):
     with pytest.raises(TrainingError, match=r"The loss is nan.*Lower 'lr' \(got 0.001\)"):
         engine_for(synonyms(20), output, adapter_model=Exploding(32), epochs=1, lr=1e-3).finetune()
     assert not engine_path(output).exists()
+
+
+def test_a_last_step_that_makes_weights_nan_ends_the_training(output):
+    """No loss shows it; the older adapter stays, and the one in memory is as it was."""
+
+    class Spoilt(Gate):
+        def forward(self, embed):
+            result = super().forward(embed)
+            if result.requires_grad:
+                result.register_hook(lambda gradient: gradient * float("nan"))
+            return result
+
+    engine_for(synonyms(20), output, epochs=1).finetune()
+    before = sorted(engine_path(output).iterdir()), (engine_path(output) / "README.md").read_text()
+    engine = engine_for(synonyms(20), output, adapter_model=Spoilt(32), epochs=1, steps_per_epoch=1)
+    with pytest.raises(TrainingError, match=r"weights NaN or infinite. Lower 'lr'"):
+        engine.finetune()
+    after = sorted(engine_path(output).iterdir()), (engine_path(output) / "README.md").read_text()
+    assert after == before
+    assert all(torch.isfinite(one).all() for one in engine.model.parameters())
+
+
+def test_the_base_is_not_overwritten(tiny_bert_dir, output, tmp_path):
+    """Nor does a folder that held another model look like one afterwards."""
+    base = HuggingFaceEmbedding(str(tiny_bert_dir), device="cpu")
+    with pytest.raises(ConfigurationError, match="another folder than the base's.*behind its base"):
+        engine_for(synonyms(20), str(tiny_bert_dir), base)
+    other = tmp_path / "other"
+    shutil.copytree(tiny_bert_dir, other)
+    engine_for(synonyms(20), str(other), base, epochs=1).finetune()
+    assert isinstance(load_finetuned_model(other), AdapterEmbeddingModel)
+
+
+def test_a_bias_beside_an_adapter_is_refused(output):
+    """The adapter has its own say."""
+    with pytest.raises(ConfigurationError, match="'bias' is for the adapter that the engine makes"):
+        engine_for(synonyms(20), output, adapter_model=LinearLayer(32, 32), bias=True)
+
+
+def test_the_device_is_that_of_the_engine(output, monkeypatch):
+    """The model that is handed back computes where the engine was told to."""
+    engine = engine_for(synonyms(20), output, epochs=1, device="cpu")
+    engine.finetune()
+    monkeypatch.setattr(adapted, "infer_torch_device", lambda: "meta")
+    assert engine.get_finetuned_model()._target_device == torch.device("cpu")
+
+
+def test_what_came_of_it_is_logged(output, caplog):
+    """A base that is handed back is a warning; the table is there for who listens."""
+    engine = engine_for(synonyms(20), output, val_dataset=synonyms(20, seed=1))
+    with caplog.at_level("INFO"):
+        engine.finetune()
+    assert engine.report.to_markdown() in caplog.text
+    caplog.clear()
+    engine = engine_for(hopeless(), output)
+    engine.finetune()
+    assert [one.levelname for one in caplog.records if one.message == engine.summary] == ["WARNING"]
 
 
 @pytest.mark.parametrize("failure", [KeyboardInterrupt, TrainingError])

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
+from conftest import upstream_modules
 from fakes import HashEmbedding
 from llama_index.core import VectorStoreIndex
 from llama_index.core.callbacks import CallbackManager, CBEventType, LlamaDebugHandler
@@ -19,6 +20,7 @@ from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 from llama_index.core.schema import TextNode
 from llama_index.core.storage.kvstore import SimpleKVStore
 from llama_index.embeddings.huggingface import HuggingFaceEmbedding
+from sentence_transformers import SentenceTransformer
 
 from llama_index.finetuning.embeddings import (
     ConfigurationError,
@@ -62,7 +64,7 @@ def folder_of(tmp_path, adapter, transform="query", base=None):
         path,
         transform=transform,
         embed_model=base or HashEmbedding(dim=DIM),
-        dimension=DIM,
+        dimension=getattr(adapter, "in_features", DIM),
     )
     return str(path)
 
@@ -224,6 +226,7 @@ def test_the_batch_size_is_the_bases_by_default(path):
     base = HashEmbedding(dim=DIM, embed_batch_size=32)
     assert AdapterEmbeddingModel(base, path).embed_batch_size == 32
     assert AdapterEmbeddingModel(base, path, embed_batch_size=7).embed_batch_size == 7
+    assert AdapterEmbeddingModel(base, path, embed_batch_size=10).embed_batch_size == 10
 
 
 def test_async_calls_give_the_same(path):
@@ -533,6 +536,23 @@ def test_export_over_a_base_that_cuts_its_vectors(normalize, tiny_bert_dir, tmp_
     texts = ["amber bridge", "candle desert ember forest"]
     expected = model.get_text_embedding_batch(texts)
     assert len(expected[0]) == DIM
+    assert np.allclose(loaded.get_text_embedding_batch(texts), expected, atol=1e-5)
+
+
+def test_export_over_a_base_with_a_normalisation_of_its_own(tiny_bert_dir, tmp_path):
+    """Its vectors have length one whatever LlamaIndex is told, and so have those of the export."""
+    plain = SentenceTransformer(str(tiny_bert_dir), device="cpu")
+    modules = upstream_modules()
+    SentenceTransformer(modules=[*plain, modules.Normalize()]).save(str(tmp_path / "unit"))
+    base = HuggingFaceEmbedding(str(tmp_path / "unit"), device="cpu", normalize=False)
+    adapter = LinearLayer(32, 32)
+    with torch.no_grad():
+        adapter.linear.weight.mul_(torch.linspace(1, 3, 32))
+    model = AdapterEmbeddingModel(base, folder_of(tmp_path, adapter, "both", base))
+    exported = model.export_sentence_transformer(tmp_path / "exported")
+    loaded = load_finetuned_model(exported, device="cpu", normalize=False)
+    texts = ["amber bridge", "candle desert ember forest"]
+    expected = model.get_text_embedding_batch(texts)
     assert np.allclose(loaded.get_text_embedding_batch(texts), expected, atol=1e-5)
 
 

@@ -1,5 +1,6 @@
 """Merging a finetuned model with its base."""
 
+import importlib.util
 import json
 import shutil
 
@@ -151,6 +152,17 @@ def test_another_architecture_is_refused(folders, tiny_model_dir, tmp_path):
     with pytest.raises(ConfigurationError, match="is not what the finetuned model came from"):
         merge_with_base(folders["both"], tiny_model_dir, tmp_path / "merged")
     assert not (tmp_path / "merged").exists()
+
+
+def test_modules_of_other_settings_are_refused(folders, tiny_bert_dir, tmp_path):
+    """Where upstream finds them different, its reason is told as the other ones are."""
+    base = SentenceTransformer(str(tiny_bert_dir), device="cpu")
+    base[1].include_prompt = not base[1].include_prompt
+    base.save(str(tmp_path / "base"))
+    if importlib.util.find_spec("mergekit") is None:
+        pytest.skip("upstream compares them only where mergekit is installed")
+    with pytest.raises(ConfigurationError, match="is not what the finetuned model came from"):
+        merge_with_base(folders["both"], tmp_path / "base", tmp_path / "merged")
 
 
 def test_no_model_and_merging_in_place(folders, tiny_bert_dir, tmp_path):

@@ -9,6 +9,7 @@ import pytest
 import torch
 from fakes import tiny_dataset
 from llama_index.core import StorageContext, VectorStoreIndex, load_index_from_storage
+from llama_index.core.callbacks import CallbackManager, TokenCountingHandler
 from llama_index.core.schema import TextNode
 from llama_index.embeddings.huggingface import HuggingFaceEmbedding
 from sentence_transformers import SentenceTransformer
@@ -107,6 +108,25 @@ def test_folder_is_a_router_and_loads_as_two_models(query_engine):
             model.get_text_embedding_batch(texts),
             atol=1e-6,
         )
+
+
+def test_callbacks_see_both_models_calls(query_engine):
+    """LlamaIndex's callbacks are told of queries as they are of texts."""
+    run = query_engine()
+    run.finetune()
+    handler = TokenCountingHandler()
+    model = run.get_finetuned_model(callback_manager=CallbackManager([handler]))
+    model.get_query_embedding("amber")
+    assert len(handler.embedding_token_counts) == 1
+
+
+def test_a_relative_folder_is_no_name_of_a_model(query_engine, tmp_path, monkeypatch):
+    """LlamaIndex knows instructions for some names, which were not trained with."""
+    monkeypatch.chdir(tmp_path)
+    run = query_engine(model_output_path="BAAI/bge-small-en", train="both")
+    run.finetune()
+    returned = run.get_finetuned_model().get_query_embedding("amber")
+    assert np.allclose(returned, run.model.encode("amber", normalize_embeddings=True), atol=1e-5)
 
 
 def test_a_training_that_helps_nothing_hands_back_the_base(query_engine, tiny_bert_dir):
