@@ -411,6 +411,7 @@ def test_a_last_step_that_makes_weights_nan_is_told(engine):
     assert torch.isfinite(weights(again.model)).all()
 
 
+@pytest.mark.filterwarnings("ignore:mtime may not be reliable:UserWarning")  # transformers 4
 def test_no_checkpoint_is_made_of_nan(engine, tmp_path, monkeypatch):
     """The last good one is not rotated away for it."""
     monkeypatch.chdir(tmp_path)
@@ -423,6 +424,7 @@ def test_no_checkpoint_is_made_of_nan(engine, tmp_path, monkeypatch):
     assert torch.isfinite(weights(SentenceTransformer("out", device="cpu"))).all()
 
 
+@pytest.mark.filterwarnings("ignore:mtime may not be reliable:UserWarning")  # transformers 4
 def test_another_base_of_the_same_name_is_not_resumed(engine, tiny_bert_dir, tmp_path, monkeypatch):
     """Nor is a run gone on with from the weights that an earlier call reached."""
     monkeypatch.chdir(tmp_path)
@@ -445,6 +447,7 @@ def test_another_base_of_the_same_name_is_not_resumed(engine, tiny_bert_dir, tmp
     assert not torch.equal(weights(second.model), reached)
 
 
+@pytest.mark.filterwarnings("ignore:mtime may not be reliable:UserWarning")  # transformers 4
 def test_a_seal_is_broken_before_its_checkpoint_is_written_over(engine, tmp_path, monkeypatch):
     """A run that is killed in between leaves a checkpoint that nobody takes for whole."""
     monkeypatch.chdir(tmp_path)
