@@ -554,6 +554,24 @@ def test_generate_with_a_local_integration(run, integration, documents):
     assert json.loads(outcome.out)["report"]["questions"] == 8
 
 
+def test_a_local_integration_takes_the_models_own_tokenizer(run, integration, documents):
+    """And not the one that the integration has by default."""
+    integration(
+        "toucan",
+        name="Toucan",
+        exported='["Toucan"]',
+        before="assert self.tokenizer_name == 'small'",
+    )
+    source = Path("site/llama_index/llms/toucan/__init__.py")
+    text = source.read_text().replace("model: str", "model_name: str")
+    text = text.replace(".model)", ".model_name)").replace(
+        'api_base: str = ""', 'tokenizer_name: str = "another"'
+    )
+    source.write_text(text)
+    outcome = run("generate", documents, "--llm", "toucan:small", "-o", "all.json", "--json")
+    assert json.loads(outcome.out)["report"]["questions"] == 8
+
+
 # --- describe and split --------------------------------------------------------------------
 
 
@@ -601,9 +619,22 @@ def test_split_needs_two_files(run, data, other):
     assert not Path("s.json").exists()
 
 
-def test_split_in_place_loses_nothing(run, data, tmp_path):
+def test_split_in_place_loses_nothing(run, data, tmp_path, monkeypatch):
     """A part that can't be written is found before the other one replaces the whole."""
     before = data.read_bytes()
+    written = []
+
+    def full(self, path):
+        if written:
+            raise OutputError("the disk is full")
+        written.append(path)
+
+    for parts in ((data, "b.json"), ("a.json", data)):
+        written.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(EmbeddingQAFinetuneDataset, "save_json", full)
+            assert run("split", data, "--train", parts[0], "--test", parts[1]).code == 1
+        assert written == [one for one in parts if isinstance(one, str)]
     (tmp_path / "folder").mkdir()
     for other in ("folder", "data.json/x.json"):
         outcome = run("split", data, "--train", data, "--test", other)

@@ -152,7 +152,13 @@ def test_two_questions_are_found_in_every_shape(answer):
             f"1. In 2021 the company acquired Z.\n   {A}\n2. {B}",
             [f"In 2021 the company acquired Z. {A}", B],
         ),
+        (f"1. Photosynthesis basics:\n   {A}\n2. Factual.\n   {B}", [A, B]),
         ("Is A true? Yes or no?", ["Is A true? Yes or no?"]),
+        (
+            "True or false: A is b? True or false: C is d?",
+            ["A is b?", "C is d?"],
+        ),
+        (f"1. <none>\n2. N / A\n3. {A}", [A]),
         (f"Is it clear?\n{A}\nWould you like more questions?", ["Is it clear?", A]),
         ("lyft revenue 2021\nuber driver costs", ["lyft revenue 2021", "uber driver costs"]),
         ("1. lyft revenue\n2. uber costs", ["lyft revenue", "uber costs"]),
@@ -218,7 +224,19 @@ def test_answers_stay_with_their_questions(answer):
     assert parse_questions(answer, 2) == [(A, "3.2 billion."), (B, "They fell.")]
 
 
+def test_an_answer_with_parts_is_kept_whole():
+    """The parts below it are no questions, and the next question keeps its own answer."""
+    answer = f"1. {A}\nAnswer: They are:\n- low cost;\n- Identify yourself\n2. {B}\nAnswer: big"
+    assert parse_questions(answer, 2) == [(A, "They are: low cost; Identify yourself"), (B, "big")]
+    keywords = "1. benefits of solar\nAnswer: They are:\n- low cost\n2. effects\nAnswer: big"
+    assert parse_questions(keywords, 2) == [
+        ("benefits of solar", "They are: low cost"),
+        ("effects", "big"),
+    ]
+
+
 @given(st.text(), st.integers(1, 5))
+@example("\U0001f210", 1)
 @example("[" * 3000, 2)
 @example('{"' * 3000, 2)
 @example("1. " * 3000, 2)
@@ -310,6 +328,8 @@ def test_what_looks_alike_stays(answer, expected):
             False,
         ),
         ("What is state-of-the-art?", "what is state of the art", True),
+        ("What if x=3?", "What if x = 3?", True),
+        ("Who won - and why?", "Who won, and why?", True),
         ("**Who** founded it?", "Who founded it?", True),
     ],
 )

@@ -161,7 +161,7 @@ def test_modules_of_other_settings_are_refused(folders, tiny_bert_dir, tmp_path)
     base.save(str(tmp_path / "base"))
     if importlib.util.find_spec("mergekit") is None:
         pytest.skip("upstream compares them only where mergekit is installed")
-    with pytest.raises(ConfigurationError, match="is not what the finetuned model came from"):
+    with pytest.raises(ConfigurationError, match="can't be mixed with the finetuned model"):
         merge_with_base(folders["both"], tmp_path / "base", tmp_path / "merged")
 
 

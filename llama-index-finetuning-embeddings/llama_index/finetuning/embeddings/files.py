@@ -80,13 +80,16 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
         _exchange(temporary, target)
 
 
-def check_writable(path: str | os.PathLike[str], *, name: str, folder: bool = True) -> None:
+def check_writable(
+    path: str | os.PathLike[str], *, name: str, folder: bool = True, replaced: bool = True
+) -> None:
     """Make sure, before any work, that an output can be created or replaced at ``path``.
 
     Args:
         path: The folder or file to be.
         name: The argument that gave it, for the message.
         folder: Whether it is a folder; else a file.
+        replaced: Whether a folder is replaced as a whole, not written into.
 
     Raises:
         OutputError: It can't; nothing was changed.
@@ -100,7 +103,7 @@ def check_writable(path: str | os.PathLike[str], *, name: str, folder: bool = Tr
                 f"'{name}' must be a {wanted} (got {str(path)!r}, which is a {found}). "
                 f"Give another path or move the {found} away."
             )
-        if folder and os.path.ismount(target):
+        if folder and replaced and os.path.ismount(target):
             raise OutputError(
                 f"'{name}' can't be replaced whole: at {str(path)!r} another file system begins, "
                 "such as a container's volume. Give a folder inside it."

@@ -127,8 +127,8 @@ def mixed(
             )
         except ValueError as error:
             raise ConfigurationError(
-                f"'base_model_id' is not what the finetuned model came from: {error}. Give the "
-                "base that finetuning.json names."
+                f"'base_model_id' can't be mixed with the finetuned model: {error}. Give the base "
+                "that finetuning.json names."
             ) from error
     merged = copy.deepcopy(finetuned)
     others = base.state_dict()

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 from typing import Any
 
 from llama_index.core.bridge.pydantic import ValidationError
@@ -9,8 +10,6 @@ from llama_index.core.bridge.pydantic import ValidationError
 from llama_index.finetuning.embeddings.errors import ConfigurationError, DatasetError, shown
 
 logger = logging.getLogger(__name__)
-
-_SEEDS = 2**32  # what NumPy and transformers take
 
 
 def check_contents(
@@ -88,21 +87,9 @@ def check_integer(name: str, value: Any, *, minimum: int, other: str = "") -> No
     Raises:
         ConfigurationError: It is something else, or less.
     """
-    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < minimum:
         raise ConfigurationError(
             f"'{name}' must be {other}an integer of at least {minimum} (got {value!r})."
-        )
-
-
-def check_seed(seed: Any) -> None:
-    """Make sure that all random generators take a seed.
-
-    Raises:
-        ConfigurationError: They don't.
-    """
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < _SEEDS:
-        raise ConfigurationError(
-            f"'seed' must be an integer of at least 0 and below 2**32 (got {seed!r})."
         )
 
 

@@ -114,10 +114,7 @@ class EmbeddingAdapterFinetuneEngine(BaseFinetuningEngine):
                 f"{type(embed_model).__name__})."
             )
         if bias and adapter_model is not None:
-            raise ConfigurationError(
-                "'bias' is for the adapter that the engine makes itself (got bias=True and an "
-                "'adapter_model'). Build the adapter with a bias, or leave one of the two out."
-            )
+            logger.warning("'bias' does nothing: the adapter that is given has its own say.")
         self.dataset = dataset
         self.embed_model = embed_model
         self.batch_size = batch_size
@@ -322,9 +319,9 @@ class EmbeddingAdapterFinetuneEngine(BaseFinetuningEngine):
                 reason="an adapter stands behind its base and is of no use without it.",
             )
         if options.checkpoint_path is not None:
-            check_writable(options.checkpoint_path, name="model_checkpoint_path")
+            check_writable(options.checkpoint_path, name="model_checkpoint_path", replaced=False)
         if options.cache_dir is not None:
-            check_writable(options.cache_dir, name="cache_dir")
+            check_writable(options.cache_dir, name="cache_dir", replaced=False)
         check_device(self._device)
         self._check_adapter(options)
 

@@ -170,8 +170,12 @@ def split(
         parts = read_dataset(dataset).train_test_split(
             size, by=by, test_corpus=test_corpus, seed=seed
         )
-        # The test part first: to train may stand in for the whole, which then is still there.
-        for part, path in ((parts[1], test), (parts[0], train)):
+        # What replaces the whole comes last: until then it is still there.
+        source = os.path.realpath(dataset)
+        for part, path in sorted(
+            zip(parts, (train, test), strict=True),
+            key=lambda written: os.path.realpath(written[1]) == source,
+        ):
             part.save_json(path)
     text = f"{_in_words(train, parts[0])}\n{_in_words(test, parts[1])}"
     data = {"train": _sizes(train, parts[0]), "test": _sizes(test, parts[1])}

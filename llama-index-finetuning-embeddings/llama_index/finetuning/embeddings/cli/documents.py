@@ -19,6 +19,7 @@ from llama_index.finetuning.embeddings.errors import (
     MissingExtraError,
     shown,
 )
+from llama_index.finetuning.embeddings.generation.journal import encodable
 from llama_index.finetuning.embeddings.validation import is_encodable
 
 logger = logging.getLogger(__name__)
@@ -27,6 +28,10 @@ _SPEC = re.compile(r"(?P<provider>[A-Za-z][\w-]*):(?P<model>.+)")
 _ANY_SERVER = "openai_like"
 # Bytes that are not UTF-8 are kept apart, not dropped as the reader would.
 _ENCODING: dict[str, Any] = {"encoding": "utf-8-sig", "errors": "surrogateescape"}
+_UTF_16 = tuple(
+    mark.decode("utf-8", "surrogateescape") for mark in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+)
+_HALF_PAIR = re.compile("[\ud800-\udc7f\udd00-\udfff]")
 _BINARY = re.compile(r"\A%PDF-|\0")
 
 
@@ -113,8 +118,11 @@ def _texts_only(documents: list[Document], place: str) -> list[Document]:
     texts: list[Document] = []
     for document in documents:
         name = document.metadata["file_path"]
-        raw = document.text.encode("utf-8", "surrogateescape")
-        if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        if _HALF_PAIR.search(document.text):
+            # Not of bytes that were read as text here, but of a PDF, say.
+            document.set_content(encodable(document.text))
+        elif document.text.startswith(_UTF_16):
+            raw = document.text.encode("utf-8", "surrogateescape")
             document.set_content(raw.decode("utf-16", "replace"))
         if _BINARY.search(document.text):
             binary[name] = None
@@ -159,6 +167,8 @@ def resolve_llm(spec: str, *, api_base: str | None) -> LLM:
     # Local integrations name it otherwise.
     named = next((one for one in ("model", "model_name") if one in llm_class.model_fields), "model")
     options: dict[str, Any] = {named: match["model"]}
+    if "tokenizer_name" in llm_class.model_fields:
+        options["tokenizer_name"] = match["model"]  # else that of another model
     if api_base is not None:
         options["api_base"] = api_base
     if provider == _ANY_SERVER:

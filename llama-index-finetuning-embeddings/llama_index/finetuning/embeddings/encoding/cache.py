@@ -37,7 +37,7 @@ class VectorCache:
     """
 
     def __init__(self, folder: str | os.PathLike[str], model_identity: str) -> None:
-        check_writable(folder, name="cache_dir")
+        check_writable(folder, name="cache_dir", replaced=False)
         self._path = Path(folder) / f"embeddings-{model_identity[:32]}.sqlite"
         with self._explained():
             self._path.parent.mkdir(parents=True, exist_ok=True)

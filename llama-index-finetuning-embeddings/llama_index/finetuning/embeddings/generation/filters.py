@@ -12,6 +12,7 @@ QuestionFilter = Callable[[str, str], bool]
 # Scripts without spaces: Thai, Lao, Burmese, Khmer, kana and Chinese characters.
 _UNSPACED = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff"
 _WORDS = re.compile(rf"[{_UNSPACED}]|[^\s{_UNSPACED}]+")
+_BETWEEN_WORDS = re.compile(r"[\u2013\u2014/()\[\]{}\u2026]|\.{2,}|--+")
 _IS_UNSPACED = re.compile(rf"[{_UNSPACED}]")
 _COPIED_WORDS = 6
 _CHARACTERS_PER_WORD = 3
@@ -29,8 +30,10 @@ _REFERENCES = re.compile(
             rf"\b(?:the|this|these|that) {_GIVEN} (?:{_THING}|information|data|content)s?\b",
             rf"\b{_GIVEN} context\b|\bcontext (?:information|{_GIVEN})\b",
             rf"\b(?:the|this|that) (?:{_THING}|information) {_GIVEN}\b",
-            rf"\b(?:according to|based on|as per|per|from|using|given|within) {_THAT} {_THING}\b"
-            r"(?! of\b)",
+            rf"\b(?:according to|based on|as per|per|from|using) {_THAT} {_THING}\b(?! of\b)",
+            rf"\b(?:given|within) {_THAT} (?:text|passage|excerpt|snippet|context)\b(?! of\b)",
+            r"\b(?:the|this) context\b(?! (?:of|in which|api|length|manager|menu|object|path|"
+            r"processor|switch|variable|window)\b)",
             rf"\bin {_THAT} (?:text|passage|excerpt|snippet|context)\b(?! of\b)",
             rf"\bthe context of {_THAT} {_THING}\b|\binformation (?:provided|given)\s*(?:[,.?]|$)",
             r"\b(?:mentioned|described|discussed|stated|listed|presented|outlined|provided|given)"
@@ -45,13 +48,22 @@ _REFERENCES = re.compile(
             r"\b(?:seg\u00fan|en) (?:el|este) (?:texto|pasaje|contexto|documento)\b(?! d)",
             # Chinese and Japanese, where the same characters end other words: Japanese literature,
             # uploading a file, "in Chinese".
-            r"(?:\u6839\u636e|\u6309\u7167|\u57fa\u4e8e|\u7ed3\u5408)\u4e0a\u4e0b\u6587"
-            r"|\u4e0a\u4e0b\u6587(?:\u4e2d|\u6240|\u63d0)|\u4e0a\u8ff0"
-            r"|(?<![\u7f51\u7dda\u7ebf\u4ee5])\u4e0a\u6587(?!\u4ef6)"
+            r"(?:\u6839\u636e|\u6309\u7167|\u57fa\u4e8e|\u7ed3\u5408)(?:\u6240?(?:\u63d0\u4f9b|\u7ed9\u5b9a|\u7ed9\u51fa)\u7684)?"
+            r"\u4e0a\u4e0b\u6587"
+            r"|\u4e0a\u4e0b\u6587(?:\u4e2d|\u6240|\u63d0|\u63cf|\u8bf4|\u8bb2|\u4ecb)|\u4e0a\u8ff0"
+            r"|(?<![\u7f51\u7dda\u7ebf])\u4e0a\u6587(?!\u4ef6)"
             r"|(?<![\u4e2d\u82f1\u65e5\u6cd5\u5fb7\u4fc4\u97e9\u97d3])\u6587\u4e2d"
             r"|(?<!\u65e5)\u672c\u6587",
         )
     ),
+    re.IGNORECASE,
+)
+
+# A context that somebody does something with is that of a program.
+_HANDLED = re.compile(
+    r"\b(?:access|add|cancel|change|clear|close|create|delete|get|inject|load|manage|modify|open|"
+    r"pass|propagate|reset|save|set|share|store|switch|update|use)(?:s|es|d|ed|ing|ting|ping)? "
+    r"(?:the|this) context\b",
     re.IGNORECASE,
 )
 
@@ -62,7 +74,7 @@ def mentions_context(question: str, text: str) -> bool:
     Nobody who searches can mean a text that they have not seen. "In the context of overfitting"
     and other words about a subject stay.
     """
-    return _REFERENCES.search(question) is not None
+    return _REFERENCES.search(_HANDLED.sub(" ", question)) is not None
 
 
 def copies_text(question: str, text: str) -> bool:
@@ -83,7 +95,8 @@ def copies_text(question: str, text: str) -> bool:
 
 def _words(text: str) -> list[str]:
     """Return the words without the marks around them; a character of an unspaced script is one."""
-    return [word for piece in _WORDS.findall(text.casefold()) if (word := _bare(piece))]
+    plain = _BETWEEN_WORDS.sub(" ", text.casefold().replace("\u2019", "'"))
+    return [word for piece in _WORDS.findall(plain) if (word := _bare(piece))]
 
 
 def _bare(word: str) -> str:

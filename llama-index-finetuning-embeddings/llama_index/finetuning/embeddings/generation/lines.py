@@ -73,7 +73,8 @@ _INLINE = re.compile(
     r"(?=(?:\*\*)?(?:\(?\d{1,2}[.)]\s*[^\W\d]|(?:Q|Question )\d{1,2}\s*[:.)]|[\u2022\u25cf]\s))"
 )
 _SENTENCES = re.compile(
-    r"(?<=[?\u061f])[\"\u201d]?\s+(?=\S)(?!(?:yes or no|true or false)\b)|(?<=\uff1f)\s*(?=\S)",
+    r"(?<=[?\u061f])[\"\u201d]?\s+(?=\S)(?!(?:yes or no|true or false)\s*[?.])"
+    r"|(?<=\uff1f)\s*(?=\S)",
     re.IGNORECASE,
 )
 _QUOTED = re.compile(rf"[\"\u201c]([^\"\u201c\u201d]*[{MARKS}])[\"\u201d]")
@@ -124,6 +125,7 @@ _ASKS_IN_WORDS = re.compile(
     re.IGNORECASE,
 )
 _LONGEST_BEGUN = 1000  # characters; nothing that long is the start of a question
+_SHORTEST_SENTENCE = 4  # words; fewer are a topic
 _ENDED = re.compile(rf"[.!:;{MARKS}\u3002\uff01\uff1a][\"'\u201d)*_\u00bb]*$")
 
 
@@ -174,8 +176,9 @@ def _classified(response: str) -> list[_Line]:
             continue
         line = _marked(raw, markers, has_question=bool(lines))
         if line.kind in (Kind.ANSWER, Kind.NOTE):
-            listing = line.kind is Kind.ANSWER and line.text.endswith((":", "\uff1a"))
-            aside = (not line.text or listing) and bool(lines)
+            aside = not line.text and bool(lines)
+            colon = line.text.endswith((":", "\uff1a"))
+            listing = line.kind is Kind.ANSWER and colon and bool(lines)
             if line.kind is Kind.ANSWER and lines and line.text:
                 lines[-1].answer = line.text
             joined = False
@@ -183,10 +186,10 @@ def _classified(response: str) -> list[_Line]:
             # A label or number on a line of its own waited for this text.
             lines[-1].text = line.text
             joined = True
+        elif listing and _is_part(line, of=lines[-1]):
+            lines[-1].answer = f"{lines[-1].answer} {line.text}"
         elif aside and not line.asks and not _reopens(line):
-            if listing and lines:
-                lines[-1].answer = f"{lines[-1].answer} {line.text}"
-            elif lines and lines[-1].answer is None and line.kind is Kind.PLAIN:
+            if lines and lines[-1].answer is None and line.kind is Kind.PLAIN:
                 lines[-1].answer = line.text
         elif joined and lines and _continues(lines[-1], line):
             lines[-1].text += " " + line.text
@@ -194,6 +197,13 @@ def _classified(response: str) -> list[_Line]:
             lines.append(line)
             joined, aside, listing = True, False, False
     return lines
+
+
+def _is_part(line: _Line, *, of: _Line) -> bool:
+    """Tell whether a line is a part of the answer that was announced, and no further question."""
+    apart = line.indent > of.indent or line.kind is not of.kind
+    asks = any(mark in line.text for mark in MARKS) or line.kind is Kind.LABEL
+    return apart and not asks and not _is_talk(line, surplus=False)
 
 
 def _is_talk(line: _Line, *, surplus: bool) -> bool:
@@ -254,9 +264,11 @@ def _continues(previous: _Line, line: _Line) -> bool:
     if line.kind is not Kind.PLAIN or len(previous.text) > _LONGEST_BEGUN:
         return False
     if _ended(previous.text):
-        # A statement that its question stands below, deeper than the number before both.
+        # A whole sentence whose question stands below, deeper than the number before both.
         return (
             previous.kind is not Kind.PLAIN
+            and previous.text.endswith((".", "!"))
+            and len(previous.text.split()) >= _SHORTEST_SENTENCE
             and not previous.asks
             and line.asks
             and line.indent > previous.indent

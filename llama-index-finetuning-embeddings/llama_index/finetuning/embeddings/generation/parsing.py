@@ -29,9 +29,11 @@ _NOTHING = re.compile(
     r"keine?(?: fragen?)?|aucune?(?: question)?|ningun[ao]?(?: pregunta)?|nessuna?(?: domanda)?|"
     r"nenhuma?(?: pergunta)?|\u65e0|\u7121|\u6ca1\u6709|\u6c92\u6709|\u306a\u3057"
 )
-# Signs of mathematics and money, and vowel signs.
-_SAYS = {"Sm", "Sc", "Mn", "Mc"}
-_OPERATOR = re.compile(r"(?<=\w )[-/*%](?= \w)")
+_NO_WORDS = re.compile(r"[^\w+#]+")
+_SIGNS = {"Sm", "Sc"}  # of mathematics and money
+_VOWEL_SIGNS = {"Mn", "Mc"}
+# Between numbers, or names of one letter.
+_OPERATOR = re.compile(r"(?:(?<=\d )|(?<=\W\w ))[-/*%](?= (?:\d|\w\W))")
 _ROLE = re.compile(r"\A\s*(?:assistant|ai|response|output|result|answer)\s*(?::|\n)\s*", re.I)
 
 
@@ -51,7 +53,10 @@ def parse_questions(response: str, limit: int) -> list[Question]:
     unique: dict[str, Question] = {}
     for question in map(tidy, found or parse_lines(text, limit)):
         key = question_key(question.text)
-        if any(character.isalnum() for character in key) and not _NOTHING.fullmatch(key):
+        words = " ".join(_NO_WORDS.sub(" ", key).split())
+        if any(character.isalnum() for character in question.text) and not _NOTHING.fullmatch(
+            words
+        ):
             unique.setdefault(key, question)
     return list(unique.values())
 
@@ -65,14 +70,18 @@ def _inside(structured: Question) -> list[Question]:
 
 
 def question_key(text: str) -> str:
-    """Return what two questions share that differ in case, punctuation or spaces only."""
-    folded = unicodedata.normalize("NFKC", text).casefold()
-    # "3 - 4" and "3 / 4" are not the same, nor are words with other vowel signs.
+    """Return what two questions share that differ in case, punctuation or spaces only.
+
+    "3 - 4" and "3 / 4" do not, nor "x > 0" and "x < 0", nor words with other vowel signs.
+    """
+    folded = unicodedata.normalize("NFKC", f" {text} ").casefold()
     operators = {match.start() for match in _OPERATOR.finditer(folded)}
     return " ".join(
         "".join(
             c
-            if c.isalnum() or c in "+#" or unicodedata.category(c) in _SAYS or i in operators
+            if c.isalnum() or c in "+#" or unicodedata.category(c) in _VOWEL_SIGNS
+            else f" {c} "
+            if i in operators or unicodedata.category(c) in _SIGNS
             else " "
             for i, c in enumerate(folded)
         ).split()

@@ -2,9 +2,11 @@
 
 import asyncio
 import logging
+import math
 import random
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 
 from llama_index.finetuning.embeddings.service_errors import (
     may_refuse_all,
@@ -17,9 +19,18 @@ logger = logging.getLogger(__name__)
 _LONGEST_BACKOFF = 60.0
 _LONGEST_TOLD = 300.0
 _WORTH_A_LINE = 60.0
-# So many in a row mean the account or the model, not what one text says.
-_REFUSALS = 10
+# So many texts may be barred before any other is answered.
+_BARRED_AT_FIRST = 3
 _CHECK = "check the key, the account's quota, the model's name and the address."
+
+
+@dataclass
+class Told:
+    """How often one caller was told to wait, and when first and last."""
+
+    count: int = 0
+    since: float = 0.0
+    last: float = 0.0
 
 
 class Pace:
@@ -27,9 +38,10 @@ class Pace:
 
     Args:
         first_wait: Seconds before the first retry; each further one waits twice as long, at most
-            a minute, and up to a quarter more at random so that callers don't return together. A
-            caller that was told to wait waits no less than this, and so much at random as well.
+            a minute, and up to a quarter more at random so that callers don't return together.
         seed: Seed of that random share.
+        callers: How many share the service; one that is told to wait may have to let all others
+            pass.
         answers_before: The service has answered in earlier runs.
         clock: Returns seconds.
         sleep: Sleeps for seconds.
@@ -40,6 +52,7 @@ class Pace:
         first_wait: float,
         *,
         seed: int,
+        callers: int = 1,
         answers_before: bool = False,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
@@ -48,66 +61,92 @@ class Pace:
         self._random = random.Random(seed)  # noqa: S311 - no secret
         self._clock = clock
         self._sleep = sleep
+        self._most_told = max(10, 2 * callers)
         self._resume_at = clock()
-        self._limited_since: float | None = None
-        self._refusals_left = _REFUSALS if answers_before else 0
+        self._answered_at = -math.inf
+        self._barred_left = math.inf if answers_before else _BARRED_AT_FIRST
 
     async def ready(self) -> None:
-        """Return when no told wait is left."""
+        """Return when no told wait is left, and a moment later."""
         while (left := self._resume_at - self._clock()) > 0:
-            await self._sleep(left)
+            await self._sleep(left + self._share() * self._first_wait)
 
     def answered(self) -> None:
         """Note that the service has answered."""
-        self._limited_since = None
-        self._refusals_left = _REFUSALS
+        self._answered_at = self._clock()
+        self._barred_left = math.inf
 
-    async def after(self, error: BaseException, attempt: int) -> None:
-        """Wait after the failed attempt of this number, counted from 1."""
-        told = told_wait(error)
-        if told is not None:
-            now = self._clock()
-            if self._limited_since is None:
-                self._limited_since = now
-            if told >= _WORTH_A_LINE and self._resume_at <= now:
-                logger.warning("The service says to wait: going on in %.0f seconds.", told)
-            self._resume_at = max(self._resume_at, now + told)
-            await self._sleep(max(told, self._first_wait) + self._first_wait * self._share())
-            await self.ready()
+    async def after(self, error: BaseException, attempt: int, told: Told) -> None:
+        """Wait after a failed attempt.
+
+        Args:
+            error: How it failed.
+            attempt: Its number, counted from 1; those that were told to wait are not counted.
+            told: What this caller was told so far, which is written on.
+        """
+        wait = told_wait(error)
+        if wait is None:
+            told.count = 0
+            wait = min(self._first_wait * 2 ** (attempt - 1), _LONGEST_BACKOFF)
+            await self._sleep(wait * (1 + self._share()))
             return
-        wait = min(self._first_wait * 2 ** (attempt - 1), _LONGEST_BACKOFF)
-        await self._sleep(wait * (1 + self._share()))
+        now = self._clock()
+        # Where others were answered meanwhile, it is this caller's request that is too much.
+        alone = told.count > 0 and self._answered_at > told.last
+        told.count += 1
+        told.last = now
+        if told.count == 1:
+            told.since = now
+        if not alone:
+            if wait >= _WORTH_A_LINE and self._resume_at <= now:
+                logger.warning("The service says to wait: going on in %.0f seconds.", wait)
+            self._resume_at = max(self._resume_at, now + wait)
+        # Who has waited longest comes first.
+        await self._sleep(
+            max(wait, self._first_wait) + self._first_wait * self._share() / told.count
+        )
 
     def _share(self) -> float:
         return self._random.uniform(0.0, 0.25)
 
-    def dead_end(self, error: BaseException) -> str | None:
+    def gives_up(self, error: BaseException, told: Told) -> bool:
+        """Tell whether a caller that is told to wait does not wait once more."""
+        wait = told_wait(error)
+        if wait is None:
+            return False
+        long = told.count >= self._most_told and self._clock() - told.since > _LONGEST_TOLD
+        return long or wait > _LONGEST_TOLD or self._is_silent(told)
+
+    def _is_silent(self, told: Told) -> bool:
+        """Tell whether nobody was answered for as long as a wait may be."""
+        return (
+            told.count > 0
+            and self._answered_at < told.since
+            and self._clock() - told.since > _LONGEST_TOLD
+        )
+
+    def dead_end(self, error: BaseException, told: Told) -> str | None:
         """Return what to do about an error after which no node can be asked for now, or None.
 
-        A refusal that may be this text's alone (a firewall's, a guardrail's) ends nothing where
-        the service has answered before, unless it is one of many in a row.
+        A refusal that may be one text's alone (a firewall's, a guardrail's) ends nothing where
+        the service has answered others.
         """
         if refuses_all(error):
             return f"The service would refuse all others too: {_CHECK}"
         if may_refuse_all(error):
-            self._refusals_left -= 1
-            if self._refusals_left < 0:
+            self._barred_left -= 1
+            if self._barred_left <= 0:
                 return f"The service would probably refuse all others too: {_CHECK}"
             return None
-        return self.wait_is_over(error)
-
-    def wait_is_over(self, error: BaseException) -> str | None:
-        """Return why an error that says to wait is not waited for, or None."""
-        told = told_wait(error)
-        if told is None:
+        wait = told_wait(error)
+        if wait is None:
             return None
         longest = f"{_LONGEST_TOLD / 60:.0f} minutes"
-        if told > _LONGEST_TOLD:
+        if wait > _LONGEST_TOLD:
             return (
-                f"The service says to wait {told / 3600:.1f} hours, and more than {longest} are "
+                f"The service says to wait {wait / 3600:.1f} hours, and more than {longest} are "
                 "not waited for."
             )
-        since = self._limited_since
-        if since is None or self._clock() - since <= _LONGEST_TOLD:
-            return None
-        return f"For {longest} the service has said nothing but to wait."
+        if self._is_silent(told):
+            return f"For {longest} the service has said nothing but to wait."
+        return None

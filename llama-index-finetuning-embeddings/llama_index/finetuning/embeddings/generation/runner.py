@@ -30,7 +30,7 @@ from llama_index.finetuning.embeddings.generation.results import (
     build_dataset,
     read_entry,
 )
-from llama_index.finetuning.embeddings.generation.retry import Pace
+from llama_index.finetuning.embeddings.generation.retry import Pace, Told
 from llama_index.finetuning.embeddings.json_stream import read_json
 from llama_index.finetuning.embeddings.redaction import safe_message
 from llama_index.finetuning.embeddings.service_errors import is_permanent, told_wait
@@ -162,6 +162,7 @@ class Run:
         pace = Pace(
             self._options.retry_wait,
             seed=self._options.seed,
+            callers=self._options.num_workers,
             answers_before=self._reused > 0,
             sleep=self._rest,
         )
@@ -196,12 +197,13 @@ class Run:
             node_id = next(queue, None)
             if node_id is None:
                 return
+            told = Told()
             try:
-                response = await self._ask(node_id, calls, pace)
+                response = await self._ask(node_id, calls, pace, told)
             except _StoppedError:
                 return
             except Exception as error:
-                self._fail(node_id, error, pace.dead_end(error))
+                self._fail(node_id, error, pace.dead_end(error, told))
             else:
                 journal.add(self._keys[node_id], Entry(response))
                 self._finish(node_id, self._read(node_id, Entry(response)))
@@ -214,6 +216,10 @@ class Run:
 
     def _fail(self, node_id: str, error: Exception, why: str | None) -> None:
         self._errors[node_id] = self._reason(error, node_id)
+        if told_wait(error) is not None and len(self._errors.keys() | self._outcomes) == len(
+            self._keys
+        ):
+            why = None  # nobody is left to be spared the wait
         if why is None and self._options.on_failure == "fail":
             why = "'on_failure' is 'fail'."
         if why is not None and not self._stop.is_set():
@@ -227,7 +233,7 @@ class Run:
         if self._stop.is_set():
             raise _StoppedError
 
-    async def _ask(self, node_id: str, calls: Calls, pace: Pace) -> str:
+    async def _ask(self, node_id: str, calls: Calls, pace: Pace, told: Told) -> str:
         """Return the answer; when no attempt is left, raise the last one's error."""
         options = self._options
         prompt = options.template_for(self._texts[node_id]).format(
@@ -252,13 +258,13 @@ class Run:
                     self._reason(error, node_id),
                 )
                 # Who is told to wait has not failed: the next try may be the first that counts.
-                told = told_wait(error) is not None
-                if is_permanent(error) or pace.wait_is_over(error):
+                counts = told_wait(error) is None
+                if is_permanent(error) or pace.gives_up(error, told):
                     raise
-                if not told and attempt == options.retry_limit:
+                if counts and attempt == options.retry_limit:
                     raise
-                await pace.after(error, attempt)
-                attempt += not told
+                await pace.after(error, attempt, told)
+                attempt += counts
 
     def _reason(self, error: BaseException, node_id: str) -> str:
         return safe_message(error, owner=self._llm, texts=[self._texts[node_id]])

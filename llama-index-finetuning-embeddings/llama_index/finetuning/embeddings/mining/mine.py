@@ -24,7 +24,7 @@ from llama_index.finetuning.embeddings.mining.ranking import (
 from llama_index.finetuning.embeddings.mining.rule import Rule, SamplingStrategy
 from llama_index.finetuning.embeddings.relevance import RelevanceIndex
 from llama_index.finetuning.embeddings.search import top_k
-from llama_index.finetuning.embeddings.validation import check_integer, check_seed
+from llama_index.finetuning.embeddings.validation import check_integer
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +98,7 @@ def mine_hard_negatives(
         OutputError: ``cache_dir`` can't be written.
     """
     require_dataset(dataset, name="dataset")
-    check_seed(seed)
+    check_integer("seed", seed, minimum=0)
     check_integer("num_negatives", num_negatives, minimum=1)
     check_integer("range_min", range_min, minimum=0)
     chooses = cross_encoder is not None or sampling_strategy == "random"

@@ -39,7 +39,7 @@ from llama_index.finetuning.embeddings.report.tables import (
 )
 from llama_index.finetuning.embeddings.report.training import TrainingCurve, training_curve
 from llama_index.finetuning.embeddings.search import Similarity
-from llama_index.finetuning.embeddings.validation import check_seed
+from llama_index.finetuning.embeddings.validation import check_integer
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -247,7 +247,7 @@ def compare_retrieval(
     """
     require_dataset(dataset, name="dataset")
     check_sizes(k_values, "k_values")
-    check_seed(seed)
+    check_integer("seed", seed, minimum=0)
     if metric not in metric_names(k_values):
         raise ConfigurationError(
             f"'metric' must be in {metric_names(k_values)} (got {metric!r}). Other cut-offs come "

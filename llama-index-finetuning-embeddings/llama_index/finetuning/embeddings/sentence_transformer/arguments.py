@@ -10,9 +10,10 @@ from llama_index.finetuning.embeddings.dataset import require_dataset
 from llama_index.finetuning.embeddings.errors import ConfigurationError
 from llama_index.finetuning.embeddings.files import check_writable
 from llama_index.finetuning.embeddings.sentence_transformer.precision import PRECISIONS
-from llama_index.finetuning.embeddings.validation import check_integer, check_seed
+from llama_index.finetuning.embeddings.validation import check_integer
 
 TRAINED = ("both", "query")
+_SEEDS = 2**32  # what NumPy's global generator takes
 BATCHINGS = ("auto", "by_document", "pairs")
 
 
@@ -44,8 +45,10 @@ def check_arguments(
     require_dataset(dataset, name="dataset")
     if val_dataset is not None:
         require_dataset(val_dataset, name="val_dataset")
-    check_seed(seed)
-    for one in callbacks or ():
+    check_integer("seed", seed, minimum=0)
+    if seed >= _SEEDS:
+        raise ConfigurationError(f"'seed' must be below 2**32 (got {seed}).")
+    for one in callbacks:
         kind = one if isinstance(one, type) else type(one)
         if not issubclass(kind, TrainerCallback):
             raise ConfigurationError(
@@ -93,7 +96,7 @@ def check_places(model_output_path: Path, checkpoint_path: Path | None) -> None:
     """
     check_writable(model_output_path, name="model_output_path")
     if checkpoint_path is not None:
-        check_writable(checkpoint_path, name="checkpoint folder")
+        check_writable(checkpoint_path, name="checkpoint folder", replaced=False)
 
 
 def checkpoint_folder(model_output_path: str | os.PathLike[str]) -> Path:

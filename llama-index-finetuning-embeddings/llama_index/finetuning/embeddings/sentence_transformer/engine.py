@@ -213,6 +213,7 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
         early_stopping_patience: int | None = None,
         seed: int = 42,
     ) -> None:
+        self.callbacks = list(callbacks or [])
         check_arguments(
             train=train,
             early_stopping_patience=early_stopping_patience,
@@ -229,7 +230,7 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
             matryoshka_dims=matryoshka_dims,
             device=device,
             seed=seed,
-            callbacks=callbacks,
+            callbacks=self.callbacks,
         )
         self.dataset = dataset
         self.model_id = os.fspath(model_id)
@@ -262,7 +263,6 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
         self.train = train
         self.early_stopping_patience = early_stopping_patience
         self.model_kwargs = dict(model_kwargs or {})
-        self.callbacks = list(callbacks or [])
         self.seed = seed
         check_places(Path(self.model_output_path), self.checkpoint_path)
         if train == "query":
@@ -288,6 +288,7 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
         self.loss = self._task.loss
         self.report: RetrievalReport | None = None
         self._base_result: RetrievalResult | None = None
+        self._has_moved = False
         self._laid_out = self._fingerprints()
         self.evaluator = (
             None
@@ -428,7 +429,8 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
         """Train, keep the best weights, and write the model to ``model_output_path``.
 
         Training starts from the weights that the engine holds: those of ``model_id``, or of the
-        call before. A call that fails or is interrupted before it writes the model puts them back.
+        call before. A call that fails or is interrupted before it writes the model puts them back;
+        where the model can't be written, ``engine.model.save(path)`` writes it elsewhere.
 
         With a validation set the base, as it was before the first call, is compared with the
         result, query by query: the table is logged, kept as ``report`` and in the model card, and
@@ -496,8 +498,6 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
                         best_step, result = BASE_STEP, held
                 else:
                     trainer.check_weights()
-                self._save(output, trainer, best_step, result, phases)
-                lora.merge_adapter(self.model)
             except BaseException:
                 # The others of several processes may be gone, so that each reads for itself.
                 if start.path.is_file():
@@ -507,6 +507,7 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
             finally:
                 if distributed.is_main():
                     start.path.unlink(missing_ok=True)
+            self._save(output, trainer, best_step, result, phases)
 
     def _alone(self, output: Path) -> contextlib.AbstractContextManager[None]:
         """Keep other runs from writing the same folder; the main process does so for all."""
@@ -631,7 +632,7 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
         if base and result and self.val_dataset:
             metrics = {"before": base.metrics, "after": result.metrics, "best_step": best_step}
             if best_step == BASE_STEP:
-                logger.warning(_BASE_KEPT if result is base else _START_KEPT, _ndcg(result))
+                logger.warning(_START_KEPT if self._has_moved else _BASE_KEPT, _ndcg(result))
             report = report_from_results(
                 {"base": base, "finetuned": result},
                 self.val_dataset,
@@ -639,6 +640,7 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
                 chosen_here=True,
             )
             logger.info("On the validation set:\n%s", report.to_markdown())
+        self._has_moved |= best_step != BASE_STEP
         facts = describe_run(
             engine=type(self).__name__,
             parameters=self._parameters(trainer.args),

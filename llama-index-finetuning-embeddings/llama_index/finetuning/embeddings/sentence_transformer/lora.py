@@ -46,15 +46,10 @@ def has_adapter(model: SentenceTransformer) -> bool:
     return any(True for _ in _adapted(model))
 
 
-def save_adapter(model: SentenceTransformer, folder: Path) -> None:
-    """Write the adapter below ``folder``."""
-    for _, _, child in _adapted(model):
-        child.save_pretrained(str(folder / ADAPTER_FOLDER))
-
-
-def merge_adapter(model: SentenceTransformer) -> None:
-    """Fold the adapter into the weights that it adapts."""
+def merge_adapter(model: SentenceTransformer, folder: Path) -> None:
+    """Write the adapter below ``folder`` and fold it into the weights that it adapts."""
     for module, name, child in list(_adapted(model)):
+        child.save_pretrained(str(folder / ADAPTER_FOLDER))
         setattr(module, name, child.merge_and_unload())
 
 

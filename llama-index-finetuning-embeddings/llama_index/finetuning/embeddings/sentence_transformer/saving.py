@@ -1,6 +1,5 @@
 """Writing the finetuned model: weights, model card and the facts of the run."""
 
-import copy
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -55,13 +54,8 @@ def save_model(
         OutputError: The folder can't be written; what stood there is unchanged.
     """
     with atomic_folder(path) as folder:
-        written = model
-        if lora.has_adapter(model):
-            lora.save_adapter(model, folder)
-            # A copy, so that the model is as it was should something go wrong here.
-            written = copy.deepcopy(model)
-            lora.merge_adapter(written)
-        _write_model(folder, written, document_model)
+        lora.merge_adapter(model, folder)
+        _write_model(folder, model, document_model)
         (folder / "README.md").write_text(_model_card(facts, report), encoding="utf-8")
         if report is not None:
             report.save_html(folder / _REPORT)

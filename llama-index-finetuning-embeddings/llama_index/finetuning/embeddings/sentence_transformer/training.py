@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_model, save_model
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer
 from torch import Tensor
@@ -181,9 +182,12 @@ class SavedWeights:
 
         def computed() -> str:
             digest = hashlib.sha256()
-            with self.path.open("rb") as stream:
-                while block := stream.read(1 << 20):
-                    digest.update(block)
+            # Not over the file, which names shared weights in any order.
+            with safe_open(str(self.path), framework="pt") as weights:
+                for name in sorted(weights.keys()):
+                    digest.update(name.encode())
+                    flat = weights.get_tensor(name).reshape(-1)
+                    digest.update(flat.view(torch.uint8).numpy().data)
             return digest.hexdigest()
 
         return distributed.from_main(computed)

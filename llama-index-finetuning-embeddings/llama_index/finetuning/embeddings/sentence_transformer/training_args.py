@@ -68,7 +68,9 @@ def merge_training_args(
         ConfigurationError: A name is no training argument, or a value is refused upstream.
     """
     if isinstance(given, TrainingArguments):
-        given = changed_fields(given)
+        # Upstream fills these two in for some other fields.
+        own = ("metric_for_best_model", "greater_is_better")
+        given = {name: one for name, one in changed_fields(given).items() if name not in own}
     elif given is not None and not isinstance(given, Mapping):
         raise ConfigurationError(
             "'training_args' must be a dict or SentenceTransformerTrainingArguments "
@@ -109,11 +111,12 @@ def merge_training_args(
             )
     try:
         args = TrainingArguments(**merged)
+        backwards, nothing = args.learning_rate < 0, max(args.num_train_epochs, args.max_steps) <= 0
     except (TypeError, ValueError) as error:
         raise ConfigurationError(f"The training arguments are refused: {error}") from error
-    if not args.learning_rate >= 0:
+    if backwards:
         raise ConfigurationError(f"'learning_rate' must be at least 0 (got {args.learning_rate}).")
-    if args.num_train_epochs <= 0 and args.max_steps <= 0:
+    if nothing:
         raise ConfigurationError(
             f"'num_train_epochs' must be above 0 (got {args.num_train_epochs}): nothing would be "
             "trained."
