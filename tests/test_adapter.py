@@ -922,10 +922,11 @@ def test_the_base_is_not_overwritten(tiny_bert_dir, output, tmp_path):
     assert isinstance(load_finetuned_model(other), AdapterEmbeddingModel)
 
 
-def test_a_bias_beside_an_adapter_is_refused(output):
-    """The adapter has its own say."""
-    with pytest.raises(ConfigurationError, match="'bias' is for the adapter that the engine makes"):
-        engine_for(synonyms(20), output, adapter_model=LinearLayer(32, 32), bias=True)
+def test_a_bias_beside_an_adapter_is_told(output, caplog):
+    """The adapter has its own say; code of the retired package runs on."""
+    engine = engine_for(synonyms(20), output, adapter_model=LinearLayer(32, 32), bias=True)
+    assert "'bias' does nothing" in caplog.text
+    assert engine.model.linear.bias is None
 
 
 def test_the_device_is_that_of_the_engine(output, monkeypatch):

@@ -722,6 +722,25 @@ def test_a_text_that_is_always_told_to_wait(options, monkeypatch):
         assert llm.texts.count("text 3") < 1000
 
 
+def test_a_filter_that_fails_loses_no_answer(options):
+    """Those under way are waited for and kept, so that none is paid for again."""
+
+    def broken(question: str, text: str) -> bool:
+        raise ZeroDivisionError
+
+    texts = [f"text {i}" for i in range(20)]
+    llm = AsyncLLM()
+    with pytest.raises(ZeroDivisionError):
+        generate_qa_embedding_pairs(
+            make_nodes(*texts), llm, num_workers=4, filters=[broken], **options
+        )
+    asked = list(llm.texts)
+    assert 0 < len(asked) <= 8
+    llm = AsyncLLM()
+    generate_qa_embedding_pairs(make_nodes(*texts), llm, **options)
+    assert sorted([*asked, *llm.texts]) == sorted(texts)
+
+
 class BusyLLM(AsyncLLM):
     """Answers one request in three, and tells the others to ask again at once."""
 

@@ -27,7 +27,11 @@ from llama_index.finetuning.embeddings import (
 )
 from llama_index.finetuning.embeddings.sentence_transformer import upstream
 from llama_index.finetuning.embeddings.sentence_transformer.attention import fused_attention
-from llama_index.finetuning.embeddings.sentence_transformer.training import Trainer, last_checkpoint
+from llama_index.finetuning.embeddings.sentence_transformer.training import (
+    SavedWeights,
+    Trainer,
+    last_checkpoint,
+)
 from llama_index.finetuning.embeddings.sentence_transformer.training_args import (
     default_learning_rate,
 )
@@ -466,14 +470,13 @@ def test_a_seal_is_broken_before_its_checkpoint_is_written_over(engine, tmp_path
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 @pytest.mark.parametrize("lora", [False, True])
-def test_a_save_that_fails_puts_the_weights_back(engine, monkeypatch, lora):
-    """So that the next call has the same base, adapter or not."""
+def test_a_save_that_fails_loses_neither_training_nor_base(engine, tmp_path, monkeypatch, lora):
+    """What was trained is in the engine still, and the next call compares with the true base."""
     config = {}
     if lora:
         peft = pytest.importorskip("peft")
         config = {"peft_config": peft.LoraConfig(r=4, target_modules=["query"])}
     run = engine(val_dataset=tiny_dataset(8, 1, seed=3), **config)
-    before = weights(run.model)
 
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
@@ -482,11 +485,13 @@ def test_a_save_that_fails_puts_the_weights_back(engine, monkeypatch, lora):
         patch.setattr(SentenceTransformer, "save_pretrained", full)
         with pytest.raises(OutputError, match="No space left"):
             run.finetune()
-    assert torch.equal(weights(run.model), before)
-    run.finetune()
+    run.model.save(str(tmp_path / "rescued"))
     fresh = engine(val_dataset=tiny_dataset(8, 1, seed=3), **config)
     fresh.finetune()
-    assert record(run)["metrics"] == record(fresh)["metrics"]
+    rescued = SentenceTransformer(str(tmp_path / "rescued"), device="cpu")
+    assert np.allclose(rescued.encode("amber"), fresh.model.encode("amber"), atol=1e-5)
+    run.finetune()
+    assert record(run)["metrics"]["before"] == record(fresh)["metrics"]["before"]
 
 
 def test_the_base_of_a_second_call_is_still_the_base(engine, caplog):
@@ -572,3 +577,38 @@ def test_a_peft_config_stays_as_it_is(engine):
     before = copy.deepcopy(config.to_dict())
     engine(peft_config=config)
     assert config.to_dict() == before
+
+
+def test_what_upstream_fills_in_is_not_held_against_its_user(engine, tmp_path):
+    """An instance that names other fields also holds a metric, which the engine's own replaces."""
+    given = SentenceTransformerTrainingArguments(
+        output_dir=str(tmp_path / "x"),
+        lr_scheduler_type="reduce_lr_on_plateau",
+        eval_strategy="epoch",
+        metric_for_best_model="loss",
+    )
+    run = engine(val_dataset=tiny_dataset(8, 1, seed=3), training_args=given)
+    run.finetune()
+    assert record(run)["metrics"]["after"]
+
+
+def test_callbacks_may_come_from_a_generator(engine):
+    """They are gone through once."""
+    seen = []
+    run = engine(callbacks=(Stop(step, seen.append) for step in (0, 1)))
+    run.finetune()
+    assert len(seen) == 2
+
+
+def test_equal_weights_have_one_digest(tiny_bert_dir, tmp_path):
+    """Whatever order the file names shared ones in; other weights have another."""
+    model = SentenceTransformer(str(tiny_bert_dir), device="cpu")
+    weights = {name: one.clone() for name, one in model.state_dict().items()}
+    digests = set()
+    for i, metadata in enumerate(({"a": "x", "b": "x"}, {"b": "x", "a": "x"})):
+        save_file(dict(sorted(weights.items(), reverse=bool(i))), tmp_path / f"{i}", metadata)
+        digests.add(SavedWeights(model, tmp_path / f"{i}").digest())
+    assert len(digests) == 1
+    next(iter(weights.values())).add_(1)
+    save_file(weights, tmp_path / "other")
+    assert SavedWeights(model, tmp_path / "other").digest() not in digests

@@ -181,6 +181,11 @@ class Run:
             ]
             try:
                 await asyncio.gather(*workers)
+            except Exception:
+                # A filter that fails, say: what the others have asked for is paid for.
+                self._stop.set()
+                await asyncio.gather(*workers, return_exceptions=True)
+                raise
             finally:
                 for worker in workers:
                     worker.cancel()
