@@ -228,6 +228,13 @@ def test_an_answer_with_parts_is_kept_whole():
     """The parts below it are no questions, and the next question keeps its own answer."""
     answer = f"1. {A}\nAnswer: They are:\n- low cost;\n- Identify yourself\n2. {B}\nAnswer: big"
     assert parse_questions(answer, 2) == [(A, "They are: low cost; Identify yourself"), (B, "big")]
+    for below in (
+        "   1. rides\n   2. bikes\n",
+        "1) rides\n2) bikes\n\n",
+        "   \u2022 rides\n   \u2022 bikes\n",
+    ):
+        answer = f"1. {A}\nAnswer: They are:\n{below}2. {B}\nAnswer: big"
+        assert parse_questions(answer, 2) == [(A, "They are: rides bikes"), (B, "big")]
     keywords = "1. benefits of solar\nAnswer: They are:\n- low cost\n2. effects\nAnswer: big"
     assert parse_questions(keywords, 2) == [
         ("benefits of solar", "They are: low cost"),

@@ -266,6 +266,7 @@ def test_steps_that_can_teach_nothing_are_refused(engine):
         ({"metric_for_best_model": "loss"}, "'metric_for_best_model' is no choice.*nDCG@10"),
         ({"hub_token": "hf_x"}, r"'hub_token' is no choice.*push_to_hub\(\)"),
         ({"learning_rate": -1.0}, "'learning_rate' must be at least 0"),
+        ({"learning_rate": float("nan")}, "'learning_rate' must be at least 0"),
         ({"num_train_epochs": 0}, "'num_train_epochs' must be above 0"),
         ({"epochs": 1}, "'epochs' is not a training argument.*Did you mean num_train_epochs"),
     ],
@@ -274,6 +275,13 @@ def test_training_arguments_that_would_be_dropped_are_refused(engine, given, mes
     """Before the model is loaded."""
     with pytest.raises(ConfigurationError, match=message):
         engine(model_id="no/such-model", training_args=given)
+
+
+def test_numbers_of_numpy_count(engine):
+    """Where a whole number is wanted, any kind is."""
+    run = engine(batch_size=np.int64(4), seed=np.int64(3), epochs=np.int64(1))
+    run.finetune()
+    assert record(run)["parameters"]["batch_size"] == 4
 
 
 def test_half_precision_and_early_stopping_work_as_training_arguments(engine):
@@ -483,7 +491,7 @@ def test_a_save_that_fails_loses_neither_training_nor_base(engine, tmp_path, mon
 
     with monkeypatch.context() as patch:
         patch.setattr(SentenceTransformer, "save_pretrained", full)
-        with pytest.raises(OutputError, match="No space left"):
+        with pytest.raises(OutputError, match="No space left.*engine holds the trained weights"):
             run.finetune()
     run.model.save(str(tmp_path / "rescued"))
     fresh = engine(val_dataset=tiny_dataset(8, 1, seed=3), **config)

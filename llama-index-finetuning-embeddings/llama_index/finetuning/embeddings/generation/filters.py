@@ -22,7 +22,8 @@ _THAT = r"(?:the|this|that)"
 _GIVEN = r"(?:given|provided|above|following|preceding|previous|aforementioned|supplied)"
 _SAYS = (
     r"(?:say|state|mention|describe|discuss|explain|suggest|indicate|provide|contain|give|cover|"
-    r"refer|imply|list|define|present|claim|report|note)"
+    r"refer|imply|list|define|present|claim|report|note|reveal|tell|highlight|convey|address|"
+    r"express|emphasi[sz]e|outline)"
 )
 _REFERENCES = re.compile(
     "|".join(
@@ -32,15 +33,18 @@ _REFERENCES = re.compile(
             rf"\b(?:the|this|that) (?:{_THING}|information) {_GIVEN}\b",
             rf"\b(?:according to|based on|as per|per|from|using) {_THAT} {_THING}\b(?! of\b)",
             rf"\b(?:given|within) {_THAT} (?:text|passage|excerpt|snippet|context)\b(?! of\b)",
-            r"\b(?:the|this) context\b(?! (?:of|in which|api|length|manager|menu|object|path|"
-            r"processor|switch|variable|window)\b)",
-            rf"\bin {_THAT} (?:text|passage|excerpt|snippet|context)\b(?! of\b)",
+            rf"^\W*(?:given|within) {_THAT} {_THING},",
+            rf"\bin {_THAT} (?:text|passage|excerpt|snippet|context)\b(?! (?:of|in which)\b)",
             rf"\bthe context of {_THAT} {_THING}\b|\binformation (?:provided|given)\s*(?:[,.?]|$)",
             r"\b(?:mentioned|described|discussed|stated|listed|presented|outlined|provided|given)"
             rf" (?:in|by) {_THAT} {_THING}\b(?! of\b)",
             rf"\b(?:do|does|did|is|are|was) {_THAT} (?!document (?:contain|list|define))"
             rf"(?:{_THING}|author) {_SAYS}",
             rf"\b(?:the|this) (?:text|passage|excerpt|snippet|paragraph|context) {_SAYS}",
+            r"\b(?:focus|idea|message|point|purpose|subject|theme|topic) of (?:the|this) "
+            r"(?:context|text|passage|excerpt|snippet)\b(?! of\b)",
+            r"^\W*(?:describe|explain|summari[sz]e|use) (?:the|this) (?:context|text|passage)\b"
+            r"(?! (?:of|manager|menu|window|switch|api)\b)",
             r"\b(?:the|this) (?:passage|excerpt|snippet)(?=\s*[?.,;:'\"]|$)",
             r"\b(?:im|laut|aus dem) (?:obigen |gegebenen |vorliegenden )?(?:text|abschnitt)\b(?!-)",
             r"\bim (?:obigen|gegebenen) kontext\b(?!-)",
@@ -59,14 +63,6 @@ _REFERENCES = re.compile(
     re.IGNORECASE,
 )
 
-# A context that somebody does something with is that of a program.
-_HANDLED = re.compile(
-    r"\b(?:access|add|cancel|change|clear|close|create|delete|get|inject|load|manage|modify|open|"
-    r"pass|propagate|reset|save|set|share|store|switch|update|use)(?:s|es|d|ed|ing|ting|ping)? "
-    r"(?:the|this) context\b",
-    re.IGNORECASE,
-)
-
 
 def mentions_context(question: str, text: str) -> bool:
     """Tell whether a question speaks of "the context" or "the passage above".
@@ -74,7 +70,7 @@ def mentions_context(question: str, text: str) -> bool:
     Nobody who searches can mean a text that they have not seen. "In the context of overfitting"
     and other words about a subject stay.
     """
-    return _REFERENCES.search(_HANDLED.sub(" ", question)) is not None
+    return _REFERENCES.search(question) is not None
 
 
 def copies_text(question: str, text: str) -> bool:

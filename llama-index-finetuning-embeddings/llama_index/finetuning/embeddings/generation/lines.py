@@ -69,7 +69,7 @@ _STARTS = {
 _RULE = re.compile(r"[\s*_=~#`.|+-]*")
 _FENCE = re.compile(r"\s*(?:```|~~~)")
 _INLINE = re.compile(
-    rf"(?<=[{MARKS}:\uff1a])([\"'\u201d*)]*)\s+"
+    rf"(?<=[{MARKS}:\uff1a])([\"'\u201d*)]*)[^\S\n]+"
     r"(?=(?:\*\*)?(?:\(?\d{1,2}[.)]\s*[^\W\d]|(?:Q|Question )\d{1,2}\s*[:.)]|[\u2022\u25cf]\s))"
 )
 _SENTENCES = re.compile(
@@ -201,9 +201,12 @@ def _classified(response: str) -> list[_Line]:
 
 def _is_part(line: _Line, *, of: _Line) -> bool:
     """Tell whether a line is a part of the answer that was announced, and no further question."""
+    if any(mark in line.text for mark in MARKS) or line.kind is Kind.LABEL:
+        return False
     apart = line.indent > of.indent or line.kind is not of.kind
-    asks = any(mark in line.text for mark in MARKS) or line.kind is Kind.LABEL
-    return apart and not asks and not _is_talk(line, surplus=False)
+    # Marked as the question is, it is a part only where questions have a question mark.
+    alike = of.asks and _ASKS_IN_WORDS.search(line.text) is None
+    return (apart or alike) and not _is_talk(line, surplus=False)
 
 
 def _is_talk(line: _Line, *, surplus: bool) -> bool:

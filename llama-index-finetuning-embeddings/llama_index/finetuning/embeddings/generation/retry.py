@@ -19,18 +19,26 @@ logger = logging.getLogger(__name__)
 _LONGEST_BACKOFF = 60.0
 _LONGEST_TOLD = 300.0
 _WORTH_A_LINE = 60.0
-# So many texts may be barred before any other is answered.
-_BARRED_AT_FIRST = 3
+# So many texts in a row may be barred where the service has answered others.
+_BARRED_IN_A_ROW = 50
 _CHECK = "check the key, the account's quota, the model's name and the address."
 
 
 @dataclass
 class Told:
-    """How often one caller was told to wait, and when first and last."""
+    """How often one caller was told to wait, and when first and last.
+
+    Attributes:
+        count: How often.
+        since: When first.
+        last: When last.
+        answers: How many answers others had got by the first time.
+    """
 
     count: int = 0
     since: float = 0.0
     last: float = 0.0
+    answers: int = 0
 
 
 class Pace:
@@ -40,8 +48,7 @@ class Pace:
         first_wait: Seconds before the first retry; each further one waits twice as long, at most
             a minute, and up to a quarter more at random so that callers don't return together.
         seed: Seed of that random share.
-        callers: How many share the service; one that is told to wait may have to let all others
-            pass.
+        callers: How many share the service.
         answers_before: The service has answered in earlier runs.
         clock: Returns seconds.
         sleep: Sleeps for seconds.
@@ -61,10 +68,12 @@ class Pace:
         self._random = random.Random(seed)  # noqa: S311 - no secret
         self._clock = clock
         self._sleep = sleep
-        self._most_told = max(10, 2 * callers)
+        self._callers = callers
         self._resume_at = clock()
         self._answered_at = -math.inf
-        self._barred_left = math.inf if answers_before else _BARRED_AT_FIRST
+        self._answers = 0
+        # Refusals come faster than the first answers, which may be under way for all callers.
+        self._barred_left = max(_BARRED_IN_A_ROW, 4 * callers) if answers_before else callers + 2
 
     async def ready(self) -> None:
         """Return when no told wait is left, and a moment later."""
@@ -74,7 +83,8 @@ class Pace:
     def answered(self) -> None:
         """Note that the service has answered."""
         self._answered_at = self._clock()
-        self._barred_left = math.inf
+        self._answers += 1
+        self._barred_left = max(_BARRED_IN_A_ROW, 4 * self._callers)
 
     async def after(self, error: BaseException, attempt: int, told: Told) -> None:
         """Wait after a failed attempt.
@@ -96,12 +106,12 @@ class Pace:
         told.count += 1
         told.last = now
         if told.count == 1:
-            told.since = now
+            told.since, told.answers = now, self._answers
         if not alone:
             if wait >= _WORTH_A_LINE and self._resume_at <= now:
                 logger.warning("The service says to wait: going on in %.0f seconds.", wait)
             self._resume_at = max(self._resume_at, now + wait)
-        # Who has waited longest comes first.
+        # Who was told more often comes a little sooner.
         await self._sleep(
             max(wait, self._first_wait) + self._first_wait * self._share() / told.count
         )
@@ -114,8 +124,14 @@ class Pace:
         wait = told_wait(error)
         if wait is None:
             return False
-        long = told.count >= self._most_told and self._clock() - told.since > _LONGEST_TOLD
-        return long or wait > _LONGEST_TOLD or self._is_silent(told)
+        now = self._clock()
+        # Where so many others were answered, it is not bad luck in the queue.
+        passed_over = told.count >= 10 and self._answers - told.answers >= 20 * self._callers
+        return (
+            wait > _LONGEST_TOLD
+            or (passed_over and now - told.since > _LONGEST_TOLD)
+            or (told.count > 0 and now - max(told.since, self._answered_at) > _LONGEST_TOLD)
+        )
 
     def _is_silent(self, told: Told) -> bool:
         """Tell whether nobody was answered for as long as a wait may be."""

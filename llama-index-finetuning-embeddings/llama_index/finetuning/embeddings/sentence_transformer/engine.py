@@ -25,6 +25,7 @@ from llama_index.finetuning.embeddings.errors import (
     ConfigurationError,
     DatasetError,
     ModelFolderError,
+    OutputError,
 )
 from llama_index.finetuning.embeddings.evaluation.evaluate import RetrievalResult
 from llama_index.finetuning.embeddings.files import check_apart, output_lock, work_folder
@@ -235,11 +236,11 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
         self.dataset = dataset
         self.model_id = os.fspath(model_id)
         self.model_output_path = os.fspath(model_output_path)
-        self.batch_size = batch_size
+        self.batch_size = int(batch_size)
         self.val_dataset = val_dataset
-        self.epochs = epochs
+        self.epochs = int(epochs)
         self.show_progress_bar = show_progress_bar
-        self.evaluation_steps = evaluation_steps
+        self.evaluation_steps = int(evaluation_steps)
         self.use_all_docs = use_all_docs
         self.trust_remote_code = trust_remote_code
         self.device = device
@@ -250,8 +251,8 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
         )
         self.save_checkpoints = save_checkpoints
         self.resume_from_checkpoint = resume_from_checkpoint
-        self.checkpoint_save_steps = checkpoint_save_steps
-        self.checkpoint_save_total_limit = checkpoint_save_total_limit
+        self.checkpoint_save_steps = int(checkpoint_save_steps)
+        self.checkpoint_save_total_limit = int(checkpoint_save_total_limit)
         self.training_args = training_args
         self.matryoshka_dims = matryoshka_dims
         self.peft_config = peft_config
@@ -263,7 +264,7 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
         self.train = train
         self.early_stopping_patience = early_stopping_patience
         self.model_kwargs = dict(model_kwargs or {})
-        self.seed = seed
+        self.seed = seed = int(seed)
         check_places(Path(self.model_output_path), self.checkpoint_path)
         if train == "query":
             check_apart(
@@ -429,7 +430,7 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
         """Train, keep the best weights, and write the model to ``model_output_path``.
 
         Training starts from the weights that the engine holds: those of ``model_id``, or of the
-        call before. A call that fails or is interrupted before it writes the model puts them back;
+        call before. A call that fails or is interrupted before it begins to save puts them back;
         where the model can't be written, ``engine.model.save(path)`` writes it elsewhere.
 
         With a validation set the base, as it was before the first call, is compared with the
@@ -507,7 +508,13 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
             finally:
                 if distributed.is_main():
                     start.path.unlink(missing_ok=True)
-            self._save(output, trainer, best_step, result, phases)
+            try:
+                self._save(output, trainer, best_step, result, phases)
+            except OutputError as error:
+                raise OutputError(
+                    f"{error} The engine holds the trained weights: engine.model.save(path) writes "
+                    "them elsewhere, and a further finetune() trains on from them."
+                ) from error
 
     def _alone(self, output: Path) -> contextlib.AbstractContextManager[None]:
         """Keep other runs from writing the same folder; the main process does so for all."""

@@ -68,9 +68,11 @@ def merge_training_args(
         ConfigurationError: A name is no training argument, or a value is refused upstream.
     """
     if isinstance(given, TrainingArguments):
-        # Upstream fills these two in for some other fields.
-        own = ("metric_for_best_model", "greater_is_better")
-        given = {name: one for name, one in changed_fields(given).items() if name not in own}
+        given = changed_fields(given)
+        if given.get("metric_for_best_model") == "loss":
+            # Upstream fills these two in for some other fields.
+            del given["metric_for_best_model"]
+            given.pop("greater_is_better", None)
     elif given is not None and not isinstance(given, Mapping):
         raise ConfigurationError(
             "'training_args' must be a dict or SentenceTransformerTrainingArguments "
@@ -111,7 +113,8 @@ def merge_training_args(
             )
     try:
         args = TrainingArguments(**merged)
-        backwards, nothing = args.learning_rate < 0, max(args.num_train_epochs, args.max_steps) <= 0
+        backwards = not args.learning_rate >= 0
+        nothing = not (args.num_train_epochs > 0 or args.max_steps > 0)
     except (TypeError, ValueError) as error:
         raise ConfigurationError(f"The training arguments are refused: {error}") from error
     if backwards:
