@@ -279,7 +279,10 @@ def test_training_arguments_that_would_be_dropped_are_refused(engine, given, mes
 
 def test_numbers_of_numpy_count(engine):
     """Where a whole number is wanted, any kind is."""
-    run = engine(batch_size=np.int64(4), seed=np.int64(3), epochs=np.int64(1))
+    usual = {"seed": np.int64(3), "epochs": np.int64(1)}
+    with pytest.raises(ConfigurationError, match="max_seq_length"):
+        engine(max_seq_length=np.int64(1000), **usual)
+    run = engine(batch_size=np.int64(4), max_seq_length=np.int64(24), **usual)
     run.finetune()
     assert record(run)["parameters"]["batch_size"] == 4
 

@@ -258,6 +258,8 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
         self.peft_config = peft_config
         self.query_prompt = query_prompt or ""
         self.text_prompt = text_prompt or ""
+        if max_seq_length not in ("auto", None):
+            max_seq_length = int(max_seq_length)
         self.max_seq_length = max_seq_length
         self.precision = precision
         self.batching = batching
