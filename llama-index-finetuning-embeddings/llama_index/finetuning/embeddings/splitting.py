@@ -52,7 +52,7 @@ def split(
             qid: [*found, *(numbers[groups[docid]] for docid in relevant_docs[qid])]
             for qid, found in relevant.items()
         }
-    components = _components(queries, links)
+    components = connected(queries, links)
     if len(components) < 2:
         raise DatasetError(
             f"The dataset can't be split by {by}: its {len(queries):,} queries are all connected. "
@@ -109,8 +109,16 @@ def _wanted(test_size: float | int, n_queries: int) -> int:
     return int(test_size) if whole else min(max(round(test_size * n_queries), 1), n_queries - 1)
 
 
-def _components(queries: Mapping[str, str], links: Mapping[str, Sequence[int]]) -> list[list[str]]:
-    """Join queries that are of equal text or have a link in common."""
+def connected(queries: Mapping[str, str], links: Mapping[str, Sequence[int]]) -> list[list[str]]:
+    """Group queries that are of equal text or have a link in common, directly or in a chain.
+
+    Args:
+        queries: Query id to text.
+        links: Query id to numbers; queries with one in common belong together.
+
+    Returns:
+        The ids of each group.
+    """
     query_ids = sorted(queries)
     homes = list(text_keys({qid: queries[qid] for qid in query_ids}).values())
     first_link = max(homes) + 1

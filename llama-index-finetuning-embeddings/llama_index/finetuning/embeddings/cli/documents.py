@@ -19,7 +19,8 @@ from llama_index.finetuning.embeddings.errors import (
     MissingExtraError,
     shown,
 )
-from llama_index.finetuning.embeddings.generation.journal import encodable
+from llama_index.finetuning.embeddings.generation.journal import encodable, journal_of
+from llama_index.finetuning.embeddings.generation.older import is_set_aside
 from llama_index.finetuning.embeddings.validation import is_encodable
 
 logger = logging.getLogger(__name__)
@@ -102,13 +103,8 @@ def _cut(splitter: SentenceSplitter, texts: list[Document]) -> list[BaseNode]:
 
 def _is_output(file_path: str, output: Path) -> bool:
     """Tell whether a file is a dataset that is written here, its journal, or an older one."""
-    path = Path(os.path.realpath(file_path))
-    output = Path(os.path.realpath(output))
-    stem, suffix = re.escape(output.stem), re.escape(output.suffix)
-    return path.parent == output.parent and (
-        path.name in (output.name, f"{output.name}.journal.jsonl")
-        or re.fullmatch(rf"{stem}\.bak\d*{suffix}", path.name) is not None
-    )
+    path, output = (Path(os.path.realpath(one)) for one in (file_path, output))
+    return path in (output, journal_of(output)) or is_set_aside(path, of=output)
 
 
 def _texts_only(documents: list[Document], place: str) -> list[Document]:

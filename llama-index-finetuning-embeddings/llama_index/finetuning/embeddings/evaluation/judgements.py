@@ -1,6 +1,7 @@
 """Which documents are relevant to which query, laid out for looking up whole rankings at once."""
 
 import math
+from collections import defaultdict
 from collections.abc import Mapping
 from numbers import Real
 
@@ -8,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llama_index.finetuning.embeddings.dataset import EmbeddingQAFinetuneDataset
-from llama_index.finetuning.embeddings.duplicates import DisjointSets, text_keys
+from llama_index.finetuning.embeddings.duplicates import text_keys
 from llama_index.finetuning.embeddings.errors import DatasetError, shown
+from llama_index.finetuning.embeddings.splitting import connected
 
 Relevance = Mapping[str, Mapping[str, float]]
 
@@ -86,23 +88,20 @@ class Judgements:
         Returns:
             One label per query, shape (n_queries,), counting up from 0.
         """
-        ids = list(self._dataset.corpus)
+        queries, corpus = self._dataset.queries, self._dataset.corpus
+        query_ids, ids = list(queries), list(corpus)
         relevant = [ids[row] for row in (self._keys % self._n_documents).tolist()]
-        document_keys = text_keys({docid: self._dataset.corpus[docid] for docid in relevant})
-        links: list[tuple[int, tuple[str, int]]] = [
-            *enumerate(("query", key) for key in text_keys(self._dataset.queries).values()),
-            *zip(
-                self._rows.tolist(),
-                (("document", document_keys[docid]) for docid in relevant),
-                strict=True,
-            ),
-        ]
-        sets = DisjointSets(len(self.n_relevant))
-        first_of: dict[tuple[str, int], int] = {}
-        for row, link in links:
-            sets.join(first_of.setdefault(link, row), row)
-        firsts = [sets.find(row) for row in range(len(self.n_relevant))]
-        return np.unique(firsts, return_inverse=True)[1]
+        keys = text_keys({docid: corpus[docid] for docid in relevant})
+        links: defaultdict[str, list[int]] = defaultdict(list)
+        for row, docid in zip(self._rows.tolist(), relevant, strict=True):
+            links[query_ids[row]].append(keys[docid])
+        group_of = {
+            qid: group for group, members in enumerate(connected(queries, links)) for qid in members
+        }
+        # Numbered in the order of the queries.
+        labels: dict[int, int] = {}
+        numbers = [labels.setdefault(group_of[qid], len(labels)) for qid in query_ids]
+        return np.array(numbers, dtype=np.int64)
 
 
 def check_relevance(dataset: EmbeddingQAFinetuneDataset, relevance: Relevance | None) -> None:

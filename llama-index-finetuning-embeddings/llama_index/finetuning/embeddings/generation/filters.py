@@ -97,7 +97,7 @@ def _words(text: str) -> list[str]:
 
 def _bare(word: str) -> str:
     marks = "".join({mark for mark in word if unicodedata.category(mark)[0] in "PS"})
-    return word.strip(marks) if marks else word
+    return word.strip(marks)
 
 
 DEFAULT_FILTERS: tuple[QuestionFilter, ...] = (copies_text, mentions_context)

@@ -39,6 +39,11 @@ class Entry(NamedTuple):
     questions: tuple[tuple[str, str], ...] | None = None
 
 
+def journal_of(dataset: Path) -> Path:
+    """Return the place of a dataset's journal, beside it."""
+    return dataset.with_name(f"{dataset.name}.journal.jsonl")
+
+
 def digest(text: str) -> str:
     """Return 32 hexadecimal digits that stand for a text."""
     return hashlib.sha256(text.encode()).hexdigest()[:32]

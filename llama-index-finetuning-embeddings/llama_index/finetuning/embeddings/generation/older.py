@@ -1,6 +1,7 @@
 """Dataset files that stand at the output path already: read, gone on with, and kept."""
 
 import itertools
+import re
 from collections.abc import Collection, Iterable, Iterator, Set
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,13 @@ def set_aside(path: Path) -> Path:
                 path.rename(place)
                 break
     return place
+
+
+def is_set_aside(path: Path, *, of: Path) -> bool:
+    """Tell whether a file has a name that `set_aside` gives."""
+    stem, suffix = re.escape(of.stem), re.escape(of.suffix)
+    named = re.fullmatch(rf"{stem}\.bak\d*{suffix}", path.name) is not None
+    return named and path.parent == of.parent
 
 
 def _is_dataset(data: Any) -> bool:

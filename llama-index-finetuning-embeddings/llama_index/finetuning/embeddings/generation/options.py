@@ -14,7 +14,7 @@ from llama_index.core.schema import BaseNode, MetadataMode
 from llama_index.finetuning.embeddings.errors import ConfigurationError, shown
 from llama_index.finetuning.embeddings.files import check_writable
 from llama_index.finetuning.embeddings.generation.filters import QuestionFilter
-from llama_index.finetuning.embeddings.generation.journal import Key, digest, encodable
+from llama_index.finetuning.embeddings.generation.journal import Key, digest, encodable, journal_of
 from llama_index.finetuning.embeddings.validation import is_encodable
 
 logger = logging.getLogger(__name__)
@@ -77,7 +77,7 @@ class Options:
     @property
     def journal_path(self) -> Path:
         """The journal's place, beside the dataset."""
-        return self.output_path.with_name(self.output_path.name + ".journal.jsonl")
+        return journal_of(self.output_path)
 
     def template_for(self, text: str) -> str:
         """Return a text's prompt: the same in every run, whatever its node is called."""

@@ -73,7 +73,8 @@ class Pace:
         self._answered_at = -math.inf
         self._answers = 0
         # Refusals come faster than the first answers, which may be under way for all callers.
-        self._barred_left = max(_BARRED_IN_A_ROW, 4 * callers) if answers_before else callers + 2
+        self._most_barred = max(_BARRED_IN_A_ROW, 4 * callers)
+        self._barred_left = self._most_barred if answers_before else callers + 2
 
     async def ready(self) -> None:
         """Return when no told wait is left, and a moment later."""
@@ -84,7 +85,7 @@ class Pace:
         """Note that the service has answered."""
         self._answered_at = self._clock()
         self._answers += 1
-        self._barred_left = max(_BARRED_IN_A_ROW, 4 * self._callers)
+        self._barred_left = self._most_barred
 
     async def after(self, error: BaseException, attempt: int, told: Told) -> None:
         """Wait after a failed attempt.

@@ -164,7 +164,7 @@ def _metrics(comparison: Comparison) -> "Figure":
     axes.set_xlabel("Mean over queries, with its 95 % interval")
     axes.set_ylabel("Metric")
     # Side by side they would reach beyond the figure.
-    wide = max(len(_shortened(name)) for name in systems) > _NAME_IN_TWO_COLUMNS
+    wide = max(map(len, systems)) > _NAME_IN_TWO_COLUMNS
     _name(figure.legend(loc="outside upper left", ncols=1 if wide else 2), systems)
     return figure
 

@@ -51,7 +51,7 @@ class RetrievalEvaluator(_Evaluator):  # type: ignore[misc]
             write_csv=False,
         )
         self._dataset = dataset
-        self._hits: list[list[dict[str, Any]]] = []
+        self._result: RetrievalResult
         self._frozen_documents = frozen_documents
         self._document_vectors: Tensor | None = None
 
@@ -88,9 +88,9 @@ class RetrievalEvaluator(_Evaluator):  # type: ignore[misc]
         nDCG@10 is this package's, by which the report goes as well: upstream has another order
         of documents with the same score.
         """
-        self._hits = queries_result_list
+        self._result = self._ranked(queries_result_list)
         metrics = super().compute_metrics(queries_result_list)
-        metrics["ndcg@k"][10] = self.last_result().metrics["ndcg@10"]
+        metrics["ndcg@k"][10] = self._result.metrics["ndcg@10"]
         return metrics
 
     def evaluate(self, model: SentenceTransformer) -> RetrievalResult:
@@ -98,16 +98,16 @@ class RetrievalEvaluator(_Evaluator):  # type: ignore[misc]
 
         def result() -> RetrievalResult:
             self(model)
-            return self.last_result()
+            return self._result
 
         return distributed.from_main(result)
 
-    def last_result(self) -> RetrievalResult:
-        """Return the result of the latest evaluation, query by query."""
+    def _ranked(self, found: list[list[dict[str, Any]]]) -> RetrievalResult:
+        """Return the result of an evaluation, query by query."""
         row_of = {docid: row for row, docid in enumerate(self._dataset.corpus)}
         ranked = [
             sorted(hits, key=lambda hit: (-hit["score"], row_of[hit["corpus_id"]]))
-            for hits in self._hits
+            for hits in found
         ]
         indices = np.array([[row_of[hit["corpus_id"]] for hit in hits] for hits in ranked])
         scores = np.array([[hit["score"] for hit in hits] for hits in ranked], dtype=np.float32)
