@@ -21,6 +21,7 @@ from llama_index.finetuning.embeddings.model_folder import SIDES, has_two_sides,
 from llama_index.finetuning.embeddings.sentence_transformer.length import set_max_seq_length
 from llama_index.finetuning.embeddings.sentence_transformer.saving import save_merged
 from llama_index.finetuning.embeddings.sentence_transformer.validation import RetrievalEvaluator
+from llama_index.finetuning.embeddings.sentence_transformer.whitening import whiten_alike
 from llama_index.finetuning.embeddings.trust import check_names_no_code
 
 logger = logging.getLogger(__name__)
@@ -94,6 +95,7 @@ def merge_with_base(
         finetuned = load(folder / SIDES[0] if two_sides else folder)
         document_model = load(folder / SIDES[1]) if two_sides else None
         base = load(base_model_id)
+        whiten_alike(base, finetuned)
         _check_same_shape(finetuned, base)
         facts = read_manifest(folder)
         tried: dict[str, float] = {}

@@ -1,6 +1,5 @@
 """A linear adapter as a matrix, and as the last module of a Sentence Transformer."""
 
-import importlib
 import os
 from typing import Any
 
@@ -58,19 +57,18 @@ def export_sentence_transformer(
         )
     from sentence_transformers import SentenceTransformer
 
+    from llama_index.finetuning.embeddings.sentence_transformer import upstream
+    from llama_index.finetuning.embeddings.sentence_transformer.ending import linear_ending
+
     plain = SentenceTransformer(modules=[*inner], device=str(inner.device))
     left_out = (module_dimension(plain) or matrix.shape[1]) - matrix.shape[1]
     # What the base's truncate_dim cuts off counts for nothing.
     matrix = torch.nn.functional.pad(matrix, (0, left_out))
-    modules = _modules()
-    dense = modules.Dense(
-        matrix.shape[1], matrix.shape[0], bias=False, activation_function=torch.nn.Identity()
-    )
-    with torch.no_grad():
-        dense.linear.weight.copy_(matrix)
     # Direction is all that counts after a normalisation, so none is needed before the product.
-    normalized = getattr(base, "normalize", True) or isinstance(inner[-1], modules.Normalize)
-    ending = [dense, modules.Normalize()] if normalized else [dense]
+    normalized = getattr(base, "normalize", True) or isinstance(
+        inner[-1], upstream.modules().Normalize
+    )
+    ending = linear_ending(matrix, normalized=normalized)
     model = SentenceTransformer(modules=[*inner, *ending], device=str(inner.device))
     model.max_seq_length = inner.max_seq_length
     known: dict[str, str] = getattr(inner, "prompts", None) or {}
@@ -82,11 +80,3 @@ def export_sentence_transformer(
             {"base_model": base.model_name, "prompts": prompts, "versions": versions()},
         )
     return os.fspath(output_path)
-
-
-def _modules() -> Any:
-    """Return the module of Sentence Transformers' building blocks, which 6.0 moved."""
-    try:
-        return importlib.import_module("sentence_transformers.sentence_transformer.modules")
-    except ModuleNotFoundError:
-        return importlib.import_module("sentence_transformers.models")

@@ -17,7 +17,13 @@ from llama_index.finetuning.embeddings.sentence_transformer.by_document import (
     NEGATIVE,
     relate,
 )
+from llama_index.finetuning.embeddings.sentence_transformer.length import cut_to
+from llama_index.finetuning.embeddings.sentence_transformer.whitening import whitening_matrix
 
+# Other documents of the corpus that are looked at for its spread, and how many of their tokens:
+# by experiment, see benchmarks/RESULTS.md.
+_OTHERS = 500
+_TOKENS_OF_OTHERS = 64
 # More documents than this are sampled in each step, so that a step's cost stays bounded.
 _MAX_DOCUMENTS = 8192
 
@@ -32,6 +38,12 @@ class FrozenDocuments:
         dataset: The training set.
         pairs: The (query id, document id) pairs that are trained.
         text_prompt: Put before every document.
+        whiten: Find the matrix that whitens the queries too.
+        seed: Draws the other documents that it is found with.
+
+    Attributes:
+        vectors: The documents' vectors, shape ``(n_documents, dim)``; None before they are encoded.
+        whitening: Shape ``(dim, dim)``; None where none was found, or asked for.
     """
 
     def __init__(
@@ -39,6 +51,9 @@ class FrozenDocuments:
         dataset: EmbeddingQAFinetuneDataset,
         pairs: Sequence[tuple[str, str]],
         text_prompt: str,
+        *,
+        whiten: bool = False,
+        seed: int = 0,
     ) -> None:
         self.index = RelevanceIndex(dataset)
         hard = dataset.hard_negatives or {}
@@ -53,7 +68,18 @@ class FrozenDocuments:
             for qid, _ in pairs
         }
         self._text_prompt = text_prompt
+        self._whiten = whiten
+        self._others = self._draw_others(dataset, seed) if whiten else []
         self.vectors: Tensor | None = None
+        self.whitening: Tensor | None = None
+
+    def _draw_others(self, dataset: EmbeddingQAFinetuneDataset, seed: int) -> list[str]:
+        """Return texts of the corpus that no query trains on."""
+        key_of = self.index.key_of
+        texts = {key_of[docid]: text for docid, text in dataset.corpus.items()}
+        others = [text for key, text in texts.items() if key not in self._text_of]
+        drawn = np.random.default_rng(seed).permutation(len(others))[:_OTHERS]
+        return [others[i] for i in drawn.tolist()]
 
     def encode(
         self, model: SentenceTransformer, dtype: torch.dtype | None, known: Mapping[str, Tensor]
@@ -72,18 +98,28 @@ class FrozenDocuments:
             if dtype is None
             else torch.autocast(model.device.type, dtype=dtype)
         )
-        texts = list(self._text_of.values())
-        unknown = [text for text in texts if text not in known]
         with mixed:
-            made = model.encode(
-                unknown,
-                prompt=self._text_prompt or None,
-                convert_to_tensor=True,
-                show_progress_bar=False,
-            )
+            self.vectors = self._encoded(list(self._text_of.values()), model, known)
+            spread = [self.vectors]
+            if self._others:
+                with cut_to(model, _TOKENS_OF_OTHERS):
+                    spread.append(self._encoded(self._others, model, known))
+        if self._whiten:
+            self.whitening = whitening_matrix(torch.cat(spread))
+
+    def _encoded(
+        self, texts: list[str], model: SentenceTransformer, known: Mapping[str, Tensor]
+    ) -> Tensor:
+        unknown = [text for text in texts if text not in known]
+        made = model.encode(
+            unknown,
+            prompt=self._text_prompt or None,
+            convert_to_tensor=True,
+            show_progress_bar=False,
+        )
         vectors = {**known, **dict(zip(unknown, made, strict=True))}
         # A copy: those made in inference mode can't take part in a gradient.
-        self.vectors = torch.stack([vectors[text].float().cpu().clone() for text in texts])
+        return torch.stack([vectors[text].float().cpu().clone() for text in texts])
 
 
 class QueryStepCollator:

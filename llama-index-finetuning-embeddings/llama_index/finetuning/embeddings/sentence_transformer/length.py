@@ -1,7 +1,8 @@
 """How many tokens of a document the model sees."""
 
+import contextlib
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,6 +80,18 @@ def set_max_seq_length(model: SentenceTransformer, length: float | None) -> None
             f"'max_seq_length' can't be set to {length}: {type(model[0]).__name__} models read "
             "texts of any length. Use max_seq_length=None."
         ) from error
+
+
+@contextlib.contextmanager
+def cut_to(model: SentenceTransformer, length: int) -> Iterator[None]:
+    """Let a model read no more than so many tokens for a while, where it has a length at all."""
+    own = model.max_seq_length
+    if own is not None and length < own < float("inf"):
+        model.max_seq_length = length
+    try:
+        yield
+    finally:
+        set_max_seq_length(model, own)
 
 
 def share_cut(lengths: NDArray[np.int64], max_seq_length: float) -> float:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sentence_transformers import SentenceTransformer
+from torch import Tensor
 
 from llama_index.finetuning.embeddings.errors import ModelFolderError
 from llama_index.finetuning.embeddings.files import (
@@ -17,6 +18,7 @@ from llama_index.finetuning.embeddings.manifest import public_name, write_manife
 from llama_index.finetuning.embeddings.model_folder import MODULES, ROUTER, SIDES, is_model
 from llama_index.finetuning.embeddings.report import RetrievalReport
 from llama_index.finetuning.embeddings.sentence_transformer import lora, upstream
+from llama_index.finetuning.embeddings.sentence_transformer.whitening import whitened
 
 _REPORT = "report.html"
 _SETTINGS = "config_sentence_transformers.json"
@@ -39,6 +41,7 @@ def save_model(
     facts: Mapping[str, Any],
     report: RetrievalReport | None,
     document_model: SentenceTransformer | None = None,
+    whitening: Tensor | None = None,
 ) -> None:
     """Replace a folder by the model, its record, card and report, whole or not at all.
 
@@ -49,13 +52,15 @@ def save_model(
         report: Base against finetuned, if it was measured.
         document_model: Embeds the documents where ``model`` is for queries only; the folder then
             holds both.
+        whitening: Multiplied by every vector of ``model``, in the folder only.
 
     Raises:
         OutputError: The folder can't be written; what stood there is unchanged.
     """
     with atomic_folder(path) as folder:
         lora.merge_adapter(model, folder)
-        _write_model(folder, model, document_model)
+        with whitened(model, whitening):
+            _write_model(folder, model, document_model)
         (folder / "README.md").write_text(_model_card(facts, report), encoding="utf-8")
         if report is not None:
             report.save_html(folder / _REPORT)

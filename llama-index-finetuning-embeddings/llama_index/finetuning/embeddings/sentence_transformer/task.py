@@ -100,6 +100,7 @@ def build_task(
     matryoshka_dims: Sequence[int] | None,
     query_prompt: str,
     text_prompt: str,
+    whiten_queries: bool,
     seed: int,
 ) -> Task:
     """Choose the batching and lay out rows, collator and loss for it.
@@ -122,6 +123,7 @@ def build_task(
             use_all_docs=use_all_docs,
             query_prompt=query_prompt,
             text_prompt=text_prompt,
+            whiten=whiten_queries,
             seed=seed,
         )
     if batching == "by_document" and ranking is None:
@@ -187,13 +189,14 @@ def _query_task(
     use_all_docs: bool,
     query_prompt: str,
     text_prompt: str,
+    whiten: bool,
     seed: int,
 ) -> Task:
     pairs = rows.training_pairs(dataset, use_all_docs=use_all_docs)
     grouped: defaultdict[str, list[tuple[str, str]]] = defaultdict(list)
     for pair in pairs:
         grouped[pair[0]].append(pair)
-    documents = FrozenDocuments(dataset, pairs, text_prompt)
+    documents = FrozenDocuments(dataset, pairs, text_prompt, whiten=whiten, seed=seed)
     return Task(
         batching="queries",
         rows=Dataset.from_dict({"row": list(range(len(grouped)))}),

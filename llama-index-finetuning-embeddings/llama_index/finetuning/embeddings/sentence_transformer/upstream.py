@@ -38,6 +38,13 @@ def router() -> type[Any]:
     return router_class
 
 
+def modules() -> ModuleType:
+    """Return the module of sentence-transformers' building blocks."""
+    return _moved(
+        "sentence_transformers.models", "sentence_transformers.sentence_transformer.modules"
+    )
+
+
 def _moved(in_5: str, in_6: str) -> ModuleType:
     try:
         return importlib.import_module(in_6)
