@@ -58,6 +58,9 @@ class TrainingOptions:
         hard_negative_weight: How many documents each of the dataset's hard negatives counts
             for with its query, whether or not it is relevant to another; 0 leaves them out.
         transform: Whose vectors the adapter changes: ``"query"`` leaves an index valid.
+        whiten_queries: With ``auto`` and a fresh `LinearLayer` for queries, try a matrix behind it
+            that takes weight from the directions in which all documents spread; it comes from at
+            least 100 documents' vectors without any training.
         scale: Factor of the cosine similarities in the loss, the inverse of a temperature.
         steps_per_epoch: Steps that make an epoch; None: one pass over the pairs.
         warmup_steps: Steps until the learning rate is highest; None: a tenth of all.
@@ -85,6 +88,7 @@ class TrainingOptions:
     max_negatives: int = 4096
     hard_negative_weight: float = 2.0
     transform: Transform = "query"
+    whiten_queries: bool = True
     scale: float = 20.0
     steps_per_epoch: int | None = None
     warmup_steps: int | None = None

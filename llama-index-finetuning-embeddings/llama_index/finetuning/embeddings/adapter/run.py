@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from llama_index.finetuning.embeddings.adapter.checks import is_identity
 from llama_index.finetuning.embeddings.adapter.options import TrainingOptions
 from llama_index.finetuning.embeddings.adapter.scoring import Scorer, adapted
 from llama_index.finetuning.embeddings.adapter.selection import (
@@ -20,16 +21,20 @@ from llama_index.finetuning.embeddings.adapter.selection import (
     n_repeats,
     pulls,
     train_in_stages,
+    whitened,
 )
 from llama_index.finetuning.embeddings.adapter.training import steps_per_epoch
 from llama_index.finetuning.embeddings.adapter.vectors import Rows, TrainingSet
+from llama_index.finetuning.embeddings.adapters import LinearLayer
 from llama_index.finetuning.embeddings.dataset import EmbeddingQAFinetuneDataset
 from llama_index.finetuning.embeddings.evaluation import RetrievalResult, evaluate_vectors
+from llama_index.finetuning.embeddings.whitening import whitening_matrix
 
 logger = logging.getLogger(__name__)
 
 _METRIC = "ndcg@10"
 _LOG_RECORDS = 200
+_WHITENED = ", then whitened by the documents' spread"
 
 
 @dataclass(frozen=True)
@@ -119,6 +124,7 @@ class Run:
         self._options = options
         self._vectors = self._prepared(vectors)
         self._validation = None if validation is None else self._prepared(validation)
+        self._whitening = self._find_whitening()
         self._save_checkpoint = save_checkpoint
         self._log: list[dict[str, float]] = []
 
@@ -143,6 +149,15 @@ class Run:
             log=self._log,
         )
 
+    def _find_whitening(self) -> Tensor | None:
+        """Return the matrix to try behind the adapter, if any."""
+        options = self._options
+        wanted = options.auto and options.whiten_queries and options.transform == "query"
+        if not (wanted and isinstance(self._adapter, LinearLayer) and is_identity(self._adapter)):
+            return None
+        parts = [self._vectors, *([] if self._validation is None else [self._validation])]
+        return whitening_matrix(torch.cat([part.documents for part in parts]))
+
     def _validated(self, validation: Vectors) -> Outcome:
         scorer = Scorer(
             validation.queries,
@@ -152,9 +167,13 @@ class Run:
         )
         before = after = self._result(validation, None)
         best = _Best(float(scorer(None).mean()))
+        start = copy_of(self._adapter)
         best.offer(float(scorer(self._adapter).mean()), self._adapter, 0)
         best.looks_since = 0  # the start is no look at what training brings
         steps = self._train(pulls(self._options), scorer, best)
+        is_whitened = self._whitening is not None and self._try_whitening(
+            self._whitening, scorer, best, start
+        )
         if best.weights is not None:
             self._adapter.load_state_dict(best.weights)
             after = self._result(validation, self._adapter)
@@ -169,7 +188,8 @@ class Run:
         else:
             summary = (
                 f"nDCG@10 on the validation set: {before.metrics[_METRIC]:.4f} before, "
-                f"{after.metrics[_METRIC]:.4f} after (best of {steps:,} steps: {best.step:,})."
+                f"{after.metrics[_METRIC]:.4f} after (best of {steps:,} steps: {best.step:,}"
+                f"{_WHITENED * is_whitened})."
             )
         return Outcome(
             is_base=is_base,
@@ -178,6 +198,16 @@ class Run:
             log=self._log,
             results={"base": before, "finetuned": after},
         )
+
+    def _try_whitening(
+        self, matrix: Tensor, scorer: Scorer, best: _Best, start: dict[str, Tensor]
+    ) -> bool:
+        """Offer the best weights with the matrix behind them, and tell whether they were better."""
+        before = best.score
+        self._adapter.load_state_dict(best.weights or start)
+        folded = whitened(self._adapter, matrix)
+        best.offer(float(scorer(folded).mean()), folded, best.step)
+        return best.score > before
 
     def _cross_validated(self) -> Outcome:
         folds = n_folds(self._vectors.rows)
@@ -194,23 +224,28 @@ class Run:
                 self._vectors.documents,
                 self._vectors.rows,
                 self._options,
+                whitening=self._whitening,
                 after_step=count,
             )
-        gain = 0.0
-        if choice.stages is not None:
-            self._train(pulls(self._options)[: choice.stages])
-            gain = choice.gains[choice.stages]
+        best = choice.best
+        if best is not None:
+            self._train(pulls(self._options)[: best.stages])
+        if best is not None and best.whitened and self._whitening is not None:
+            folded = whitened(self._adapter, self._whitening)
+            self._adapter.load_state_dict(folded.state_dict())
+        trained = [one for one in choice.candidates if one.stages and not one.whitened]
         metrics = {
             "before": {_METRIC: choice.before},
-            "after": {_METRIC: choice.before + gain},
+            "after": {_METRIC: choice.before + (0.0 if best is None else best.gain)},
             "cross_validation": {
                 "pulls": pulls(self._options),
-                "gains": choice.gains[1:],
-                "standard_errors": choice.errors[1:],
+                "gains": [one.gain for one in trained],
+                "standard_errors": [one.error for one in trained],
+                "whitened": [asdict(one) for one in choice.candidates if one.whitened],
             },
         }
         return Outcome(
-            is_base=choice.stages is None,
+            is_base=best is None,
             summary=_in_words(choice, folds),
             metrics=metrics,
             log=self._log,
@@ -298,14 +333,15 @@ def _in_words(choice: Choice, folds: int) -> str:
     """Tell what cross-validation found."""
     found = f"By {folds}-fold cross-validation over documents (nDCG@10 of the base there "
     found += f"{choice.before:.4f})"
-    if choice.stages is None:
-        best = max(range(len(choice.gains)), key=lambda stage: choice.gains[stage])
+    if choice.best is None:
+        best = max(choice.candidates, key=lambda one: one.gain)
         return (
             f"{found}, no strength of training is measurably better than the base (best: "
-            f"{choice.gains[best]:+.4f} ± {choice.errors[best]:.4f}): the base is handed back "
-            "unchanged."
+            f"{best.gain:+.4f} ± {best.error:.4f}): the base is handed back unchanged."
         )
+    best = choice.best
+    n_stages = max(one.stages for one in choice.candidates)
     return (
-        f"{found}, the chosen strength of training ({choice.stages} of {len(choice.gains) - 1}) "
-        f"gains {choice.gains[choice.stages]:+.4f} ± {choice.errors[choice.stages]:.4f}."
+        f"{found}, the chosen strength of training ({best.stages} of {n_stages}"
+        f"{_WHITENED * best.whitened}) gains {best.gain:+.4f} ± {best.error:.4f}."
     )

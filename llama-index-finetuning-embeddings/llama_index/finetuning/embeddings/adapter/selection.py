@@ -65,21 +65,46 @@ def copy_of(adapter: nn.Module) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in adapter.state_dict().items()}
 
 
+def whitened(adapter: nn.Module, matrix: Tensor) -> nn.Module:
+    """Return a copy of a `LinearLayer` that multiplies what it gives by a matrix."""
+    folded = copy.deepcopy(adapter)
+    with torch.no_grad():
+        for parameter in folded.parameters():
+            # A bias is a vector, and the matrix symmetric.
+            parameter.copy_(matrix @ parameter)
+    return folded
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A way of finetuning, and what it gained in cross-validation.
+
+    Attributes:
+        stages: How many of the stages to train, 0 for the adapter as it came.
+        whitened: The matrix that whitens goes behind what was trained.
+        gain: The mean gain over the base, in nDCG@10.
+        error: The standard error of the gain, over groups of queries that share documents.
+    """
+
+    stages: int
+    whitened: bool
+    gain: float
+    error: float
+
+
 @dataclass(frozen=True)
 class Choice:
     """What cross-validation found.
 
     Attributes:
-        stages: How many of the stages to train, 0 for the adapter as it came; None is the base.
+        best: What to do; None is to keep the base.
         before: The base's mean nDCG@10 on documents that were not trained on.
-        gains: The mean gain over the base as the adapter came, then after each stage.
-        errors: The standard error of each gain, over groups of queries that share documents.
+        candidates: All that was tried.
     """
 
-    stages: int | None
+    best: Candidate | None
     before: float
-    gains: list[float]
-    errors: list[float]
+    candidates: list[Candidate]
 
 
 def cross_validate(
@@ -89,9 +114,10 @@ def cross_validate(
     rows: Rows,
     options: TrainingOptions,
     *,
+    whitening: Tensor | None,
     after_step: Callable[[float], bool],
 ) -> Choice:
-    """Choose the number of stages by cross-validation over groups of documents.
+    """Choose how far to train, and whether to whiten, by cross-validation over documents.
 
     Each fifth of the documents is hidden once, also from the negatives, with the queries that
     they are relevant to; these are then looked up among all documents. Of the stages that gain
@@ -105,13 +131,16 @@ def cross_validate(
         documents: As `TrainingSet` wants them.
         rows: The row numbers of both; see `n_folds`.
         options: How to train.
+        whitening: A matrix to try behind the adapter, which is a `LinearLayer` then.
         after_step: Called with each step's loss.
     """
     groups = rows.groups()
     stages = pulls(options)
     repeats = n_repeats(len(groups))
     before = np.zeros(len(groups))
-    after = np.zeros((len(stages) + 1, len(groups)))
+    kinds = (False,) if whitening is None else (False, True)
+    ways = [(number, whiten) for whiten in kinds for number in range(len(stages) + 1)]
+    after = np.zeros((len(ways), len(groups)))
     sampled = _sample(groups, options.seed)
     for repeat in range(repeats):
         for held_out in _folds(groups, sampled, options.seed + repeat):
@@ -130,17 +159,17 @@ def cross_validate(
                 options.transform,
             )
             before[held_out] = scorer(None)
-            scores = _scores(copy.deepcopy(adapter), data, scorer, options, after_step)
+            scores = _scores(copy.deepcopy(adapter), data, scorer, options, whitening, after_step)
             after[:, held_out] += np.stack(scores) / repeats
-    measured = [_mean_and_error((one - before)[sampled], groups[sampled]) for one in after]
-    good = [
-        i for i, (gain, error) in enumerate(measured) if gain > max(_TO_ACCEPT * error, _LEAST_GAIN)
+    candidates = [
+        Candidate(*way, *_mean_and_error((one - before)[sampled], groups[sampled]))
+        for way, one in zip(ways, after, strict=True)
     ]
+    good = [one for one in candidates if one.gain > max(_TO_ACCEPT * one.error, _LEAST_GAIN)]
     return Choice(
-        stages=max(good, key=lambda i: measured[i][0] - _TO_CHOOSE * measured[i][1], default=None),
+        best=max(good, key=lambda one: one.gain - _TO_CHOOSE * one.error, default=None),
         before=float(before[sampled].mean()),
-        gains=[gain for gain, _ in measured],
-        errors=[error for _, error in measured],
+        candidates=candidates,
     )
 
 
@@ -149,19 +178,28 @@ def _scores(
     data: TrainingSet,
     scorer: Scorer,
     options: TrainingOptions,
+    whitening: Tensor | None,
     after_step: Callable[[float], bool],
 ) -> list[NDArray[np.float64]]:
-    """Return the scores of an adapter as it came, and after each stage."""
-    scores = [scorer(adapter)]
+    """Return the scores of an adapter as it came, and after each stage; then all whitened."""
+    scores: list[NDArray[np.float64]] = []
+    scores_whitened: list[NDArray[np.float64]] = []
+
+    def look() -> None:
+        scores.append(scorer(adapter))
+        if whitening is not None:
+            scores_whitened.append(scorer(whitened(adapter, whitening)))
+
+    look()
     train_in_stages(
         adapter,
         data,
         options,
         pulls(options),
         after_step=after_step,
-        after_stage=lambda: scores.append(scorer(adapter)),
+        after_stage=look,
     )
-    return scores
+    return scores + scores_whitened
 
 
 def n_folds(rows: Rows) -> int:

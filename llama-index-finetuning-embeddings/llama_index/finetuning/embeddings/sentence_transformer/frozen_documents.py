@@ -18,7 +18,7 @@ from llama_index.finetuning.embeddings.sentence_transformer.by_document import (
     relate,
 )
 from llama_index.finetuning.embeddings.sentence_transformer.length import cut_to
-from llama_index.finetuning.embeddings.sentence_transformer.whitening import whitening_matrix
+from llama_index.finetuning.embeddings.whitening import whitening_matrix
 
 # Other documents of the corpus that are looked at for its spread, and how many of their tokens:
 # by experiment, see benchmarks/RESULTS.md.
