@@ -20,7 +20,7 @@ from llama_index.finetuning.embeddings import (
     load_finetuned_model,
     merge_with_base,
 )
-from llama_index.finetuning.embeddings.adapter.selection import whitened
+from llama_index.finetuning.embeddings.adapter.selection import folded
 from llama_index.finetuning.embeddings.manifest import read_manifest
 from llama_index.finetuning.embeddings.sentence_transformer import frozen_documents, upstream
 from llama_index.finetuning.embeddings.whitening import (
@@ -84,8 +84,9 @@ def test_few_documents_are_trusted_less():
         torch.eye(MIN_DOCUMENTS - 1),
         torch.ones(MIN_DOCUMENTS, 8),
         torch.zeros(MIN_DOCUMENTS, 8),
+        torch.eye(MIN_DOCUMENTS).fill_diagonal_(torch.nan),
     ],
-    ids=["few", "all the same", "zeros"],
+    ids=["few", "all the same", "zeros", "not finite"],
 )
 def test_no_matrix_without_a_spread(documents):
     """Too few documents or all the same ones tell nothing."""
@@ -234,14 +235,55 @@ def test_merging_mixes_the_matrix_with_the_identity(query_engine, tiny_bert_dir,
         np.testing.assert_allclose(query.encode(QUERIES), theirs.encode(QUERIES), atol=1e-5)
 
 
-def test_weights_in_half_precision(query_engine):
-    """The matrix takes the precision that the weights have."""
+def test_weights_in_half_precision_are_not_whitened(query_engine):
+    """A Router would load the matrix in another precision than what stands before it."""
     run = query_engine(model_kwargs={"dtype": torch.bfloat16})
     run.finetune()
-    vector = np.array(run.get_finetuned_model().get_query_embedding(QUERIES[0]))
-    plain = run.model.encode(QUERIES[:1], convert_to_tensor=True).float().cpu()
-    expected = unit((plain @ run._task.frozen_documents.whitening).numpy())[0]
-    assert float(unit(vector) @ expected) == pytest.approx(1, abs=1e-3)
+    router = SentenceTransformer(run.model_output_path, device="cpu")
+    expected = run.model.encode(QUERIES, convert_to_tensor=True).float().cpu()
+    found = router.encode_query(QUERIES, convert_to_tensor=True).float().cpu()
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-2)
+
+
+def test_a_base_that_whitens_keeps_its_matrix(query_engine, tmp_path):
+    """Its own stays in front of the new one, also in the engine, and where it is merged."""
+    first = query_engine()
+    first.finetune()
+    base = str(Path(first.model_output_path) / "query")
+    rate = {"training_args": {"learning_rate": 1e-12}}
+    run = query_engine(model_id=base, model_output_path=str(tmp_path / "second"), **rate)
+    names = [name for name, _ in run.model.named_parameters()]
+    run.finetune()
+    assert [name for name, _ in run.model.named_parameters()] == names
+    plain = SentenceTransformer(base, device="cpu").encode(QUERIES)
+    expected = unit(plain @ run._task.frozen_documents.whitening.numpy())
+    router = SentenceTransformer(run.model_output_path, device="cpu")
+    np.testing.assert_allclose(unit(router.encode_query(QUERIES)), expected, atol=1e-4)
+    merge_with_base(run.model_output_path, base, tmp_path / "merged", weight=0.0)
+    merged = SentenceTransformer(str(tmp_path / "merged" / "query"), device="cpu")
+    np.testing.assert_allclose(merged.encode(QUERIES), plain, atol=1e-5)
+    both = query_engine(model_id=base, model_output_path=str(tmp_path / "both"), train="both")
+    both.finetune()
+    assert [name for name, _ in both.model.named_parameters()] == names
+
+
+def test_an_interrupt_leaves_nothing_half_done(query_engine, monkeypatch):
+    """After one while documents are embedded, a further run whitens as the first would have."""
+    run = query_engine()
+    encode = SentenceTransformer.encode
+    calls = []
+
+    def interrupted(self, *args, **kwargs):
+        calls.append(args)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return encode(self, *args, **kwargs)
+
+    monkeypatch.setattr(SentenceTransformer, "encode", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run.finetune()
+    run.finetune()
+    assert read_manifest(Path(run.model_output_path))["parameters"]["whiten_queries"] is True
 
 
 class GivenVectors(BaseEmbedding):
@@ -304,7 +346,7 @@ def test_a_whitened_layer_is_the_matrix_behind_the_layer():
         torch.nn.init.normal_(parameter)
     before = layer(torch.eye(4)).detach()
     matrix = torch.diag(torch.arange(1.0, 5.0))
-    torch.testing.assert_close(whitened(layer, matrix)(torch.eye(4)), before @ matrix)
+    torch.testing.assert_close(folded(layer, matrix)(torch.eye(4)), before @ matrix)
     torch.testing.assert_close(layer(torch.eye(4)), before)
 
 
@@ -314,7 +356,9 @@ def test_cross_validation_whitens_where_that_helps(adapter_engine, noisy):
     run.finetune()
     assert "then whitened" in run.summary
     facts = read_manifest(Path(run._model_output_path))
-    tried = facts["metrics"]["cross_validation"]["whitened"]
+    assert facts["metrics"]["whitened"] is True
+    candidates = facts["metrics"]["cross_validation"]["candidates"]
+    tried = [one for one in candidates if one["whitened"]]
     assert [one["stages"] for one in tried] == [0, 1, 2, 3, 4]
     gain = facts["metrics"]["after"]["ndcg@10"] - facts["metrics"]["before"]["ndcg@10"]
     assert any(one["gain"] == pytest.approx(gain) for one in tried)
@@ -342,7 +386,9 @@ def test_adapters_that_are_not_whitened(adapter_engine, settings):
     run = adapter_engine(**settings)
     run.finetune()
     facts = read_manifest(Path(run._model_output_path))
-    assert facts["metrics"]["cross_validation"]["whitened"] == []
+    assert facts["metrics"]["whitened"] is False
+    candidates = facts["metrics"]["cross_validation"]["candidates"]
+    assert not any(one["whitened"] for one in candidates)
     assert "whitened" not in run.summary
 
 
@@ -368,6 +414,7 @@ def test_a_validation_set_decides_on_the_adapter_too(adapter_engine, noisy, monk
     run.finetune()
     assert ("then whitened" in run.summary) == (sign > 0)
     facts = read_manifest(Path(run._model_output_path))
+    assert facts["metrics"]["whitened"] is (sign > 0)
     served = evaluate_retrieval(run.get_finetuned_model(), test).metrics["ndcg@10"]
     assert served == pytest.approx(facts["metrics"]["after"]["ndcg@10"], abs=1e-6)
     assert served > facts["metrics"]["before"]["ndcg@10"]
@@ -387,3 +434,38 @@ def test_an_adapter_is_whitened_once(adapter_engine, noisy):
     )
     again.finetune()
     assert "then whitened" not in again.summary
+
+
+def test_every_cross_validation_may_whiten(adapter_engine):
+    """It starts from the adapter as the engine was given it, whatever was trained before."""
+    run = adapter_engine()
+    run.finetune(auto=False)
+    run.finetune()
+    first = run.model.linear.weight.detach().clone()
+    assert "then whitened" in run.summary
+    run.finetune()
+    assert torch.equal(run.model.linear.weight, first)
+
+
+def test_documents_of_both_sets_count_once(noisy, tmp_path):
+    """Training and validation over one corpus of 75 documents are too few to whiten by."""
+    train, _, base = noisy
+    halves = [
+        EmbeddingQAFinetuneDataset(
+            queries={qid: train.queries[qid] for qid in qids},
+            corpus=dict(list(train.corpus.items())[:75]),
+            relevant_docs={qid: train.relevant_docs[qid] for qid in qids},
+        )
+        for qids in ([f"q{i}" for i in range(0, 75, 2)], [f"q{i}" for i in range(1, 75, 2)])
+    ]
+    run = EmbeddingAdapterFinetuneEngine(
+        halves[0],
+        base,
+        val_dataset=halves[1],
+        negatives="corpus",
+        model_output_path=str(tmp_path / "adapter"),
+        device="cpu",
+        show_progress_bar=False,
+    )
+    run.finetune()
+    assert "whitened" not in run.summary

@@ -33,16 +33,18 @@ def whitening_matrix(documents: Tensor) -> Tensor | None:
 
     Returns:
         Shape ``(dim, dim)``, symmetric; None with fewer than 100 documents, or where all have the
-        same vector.
+        same vector or one is not finite.
     """
     if len(documents) < MIN_DOCUMENTS:
         return None
     some = documents[:: math.ceil(len(documents) / _MAX_DOCUMENTS)]
     directions = torch.nn.functional.normalize(some.float().cpu(), dim=-1)
+    if not torch.isfinite(directions).all():
+        return None
     covariance = torch.from_numpy(ledoit_wolf(directions.numpy())[0])
     variances, axes = torch.linalg.eigh(covariance.double())
     # Rounding may leave a variance of nothing below zero.
-    if not torch.isfinite(variances).all() or variances[0] <= 0:
+    if variances[0] <= 0:
         return None
     weights = variances**-_POWER
     matrix: Tensor = (axes * (weights / weights.mean()) @ axes.T).float()

@@ -156,7 +156,7 @@ def check_step(adapter: nn.Module, dim: int, options: TrainingOptions) -> None:
             ) from error
 
 
-def is_identity(adapter: BaseAdapter) -> bool:
+def is_identity(adapter: nn.Module) -> bool:
     """Tell whether an adapter is the `LinearLayer` that stands for the base."""
     if type(adapter) is not LinearLayer:
         return False

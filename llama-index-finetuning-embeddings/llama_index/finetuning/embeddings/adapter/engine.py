@@ -264,13 +264,6 @@ class EmbeddingAdapterFinetuneEngine(BaseFinetuningEngine):
         vectors, *validation = self._embedder.embed_all(parts, options, device)
         seconds["embedding"] = time.perf_counter() - began
         began = time.perf_counter()
-        run = Run(
-            self.model,
-            vectors,
-            validation[0] if validation else None,
-            options,
-            save_checkpoint=lambda step: self._checkpoint(step, options),
-        )
         before = copy_of(self.model)
         if self._given is None:
             self._given = before
@@ -279,6 +272,13 @@ class EmbeddingAdapterFinetuneEngine(BaseFinetuningEngine):
             self.model.load_state_dict(self._given)
         outcome = None
         try:
+            run = Run(
+                self.model,
+                vectors,
+                validation[0] if validation else None,
+                options,
+                save_checkpoint=lambda step: self._checkpoint(step, options),
+            )
             outcome = run.outcome()
         finally:
             if outcome is None or outcome.is_base:

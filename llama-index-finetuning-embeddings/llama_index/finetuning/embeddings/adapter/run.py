@@ -17,15 +17,14 @@ from llama_index.finetuning.embeddings.adapter.selection import (
     Choice,
     copy_of,
     cross_validate,
+    folded,
     n_folds,
     n_repeats,
     pulls,
     train_in_stages,
-    whitened,
 )
 from llama_index.finetuning.embeddings.adapter.training import steps_per_epoch
 from llama_index.finetuning.embeddings.adapter.vectors import Rows, TrainingSet
-from llama_index.finetuning.embeddings.adapters import LinearLayer
 from llama_index.finetuning.embeddings.dataset import EmbeddingQAFinetuneDataset
 from llama_index.finetuning.embeddings.evaluation import RetrievalResult, evaluate_vectors
 from llama_index.finetuning.embeddings.whitening import whitening_matrix
@@ -52,6 +51,10 @@ class Vectors:
     documents: Tensor
     rows: Rows
     dataset: EmbeddingQAFinetuneDataset
+
+    def texts(self) -> list[str]:
+        """Return the text of each row of ``documents``."""
+        return [self.dataset.corpus[docid] for docid in self.rows.document_ids]
 
 
 @dataclass(frozen=True)
@@ -153,10 +156,14 @@ class Run:
         """Return the matrix to try behind the adapter, if any."""
         options = self._options
         wanted = options.auto and options.whiten_queries and options.transform == "query"
-        if not (wanted and isinstance(self._adapter, LinearLayer) and is_identity(self._adapter)):
+        if not (wanted and is_identity(self._adapter)):
             return None
-        parts = [self._vectors, *([] if self._validation is None else [self._validation])]
-        return whitening_matrix(torch.cat([part.documents for part in parts]))
+        documents, validation = self._vectors.documents, self._validation
+        if validation is not None:
+            known = set(self._vectors.texts())
+            rows = [i for i, text in enumerate(validation.texts()) if text not in known]
+            documents = torch.cat([documents, validation.documents[rows]])
+        return whitening_matrix(documents)
 
     def _validated(self, validation: Vectors) -> Outcome:
         scorer = Scorer(
@@ -194,7 +201,12 @@ class Run:
         return Outcome(
             is_base=is_base,
             summary=summary,
-            metrics={"before": before.metrics, "after": after.metrics, "best_step": best.step},
+            metrics={
+                "before": before.metrics,
+                "after": after.metrics,
+                "best_step": best.step,
+                "whitened": is_whitened and not is_base,
+            },
             log=self._log,
             results={"base": before, "finetuned": after},
         )
@@ -205,8 +217,8 @@ class Run:
         """Offer the best weights with the matrix behind them, and tell whether they were better."""
         before = best.score
         self._adapter.load_state_dict(best.weights or start)
-        folded = whitened(self._adapter, matrix)
-        best.offer(float(scorer(folded).mean()), folded, best.step)
+        product = folded(self._adapter, matrix)
+        best.offer(float(scorer(product).mean()), product, best.step)
         return best.score > before
 
     def _cross_validated(self) -> Outcome:
@@ -231,17 +243,18 @@ class Run:
         if best is not None:
             self._train(pulls(self._options)[: best.stages])
         if best is not None and best.whitened and self._whitening is not None:
-            folded = whitened(self._adapter, self._whitening)
-            self._adapter.load_state_dict(folded.state_dict())
+            product = folded(self._adapter, self._whitening)
+            self._adapter.load_state_dict(product.state_dict())
         trained = [one for one in choice.candidates if one.stages and not one.whitened]
         metrics = {
             "before": {_METRIC: choice.before},
             "after": {_METRIC: choice.before + (0.0 if best is None else best.gain)},
+            "whitened": best is not None and best.whitened,
             "cross_validation": {
                 "pulls": pulls(self._options),
                 "gains": [one.gain for one in trained],
                 "standard_errors": [one.error for one in trained],
-                "whitened": [asdict(one) for one in choice.candidates if one.whitened],
+                "candidates": [asdict(one) for one in choice.candidates],
             },
         }
         return Outcome(

@@ -65,14 +65,14 @@ def copy_of(adapter: nn.Module) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in adapter.state_dict().items()}
 
 
-def whitened(adapter: nn.Module, matrix: Tensor) -> nn.Module:
+def folded(adapter: nn.Module, matrix: Tensor) -> nn.Module:
     """Return a copy of a `LinearLayer` that multiplies what it gives by a matrix."""
-    folded = copy.deepcopy(adapter)
+    product = copy.deepcopy(adapter)
     with torch.no_grad():
-        for parameter in folded.parameters():
+        for parameter in product.parameters():
             # A bias is a vector, and the matrix symmetric.
             parameter.copy_(matrix @ parameter)
-    return folded
+    return product
 
 
 @dataclass(frozen=True)
@@ -188,7 +188,7 @@ def _scores(
     def look() -> None:
         scores.append(scorer(adapter))
         if whitening is not None:
-            scores_whitened.append(scorer(whitened(adapter, whitening)))
+            scores_whitened.append(scorer(folded(adapter, whitening)))
 
     look()
     train_in_stages(

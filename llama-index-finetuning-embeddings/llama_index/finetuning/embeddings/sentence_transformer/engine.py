@@ -180,7 +180,7 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
             takes weight from the directions in which all documents of the corpus spread. It comes
             from at least 100 documents' vectors without any training, stands as a further module
             in the folder (not in ``engine.model``), and is left out where it does not score better
-            on ``val_dataset``, or with ``matryoshka_dims``.
+            on ``val_dataset``, with ``matryoshka_dims``, or where weights are in half precision.
         seed: The one source of randomness.
 
     Raises:
@@ -404,10 +404,15 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
             matryoshka_dims=dims,
             query_prompt=self.query_prompt,
             text_prompt=self.text_prompt,
-            # A prefix of whitened vectors would hold what belongs to the other dimensions.
-            whiten_queries=self.whiten_queries and dims is None,
+            whiten_queries=self._may_whiten(),
             seed=self.seed,
         )
+
+    def _may_whiten(self) -> bool:
+        # A prefix of whitened vectors would hold what belongs to the other dimensions. A Router
+        # loads each of its modules by itself, and a matrix in fp32 even behind half precision.
+        in_full = next(self.model.parameters()).dtype == torch.float32
+        return self.whiten_queries and self.matryoshka_dims is None and in_full
 
     def _default_training_args(
         self, output_dir: str, *, precision: str, use_cpu: bool
@@ -448,7 +453,7 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
 
         Training starts from the weights that the engine holds: those of ``model_id``, or of the
         call before. A call that fails or is interrupted before it begins to save puts them back;
-        where the model can't be written, ``engine.model.save(path)`` writes it elsewhere.
+        where the model can't be written, ``engine.model.save(path)`` writes its weights elsewhere.
 
         With a validation set the base, as it was before the first call, is compared with the
         result, query by query: the table is logged, kept as ``report`` and in the model card, and

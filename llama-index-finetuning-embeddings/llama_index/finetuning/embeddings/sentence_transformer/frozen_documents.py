@@ -99,13 +99,15 @@ class FrozenDocuments:
             else torch.autocast(model.device.type, dtype=dtype)
         )
         with mixed:
-            self.vectors = self._encoded(list(self._text_of.values()), model, known)
-            spread = [self.vectors]
+            vectors = self._encoded(list(self._text_of.values()), model, known)
+            spread = [vectors]
             if self._others:
                 with cut_to(model, _TOKENS_OF_OTHERS):
                     spread.append(self._encoded(self._others, model, known))
         if self._whiten:
             self.whitening = whitening_matrix(torch.cat(spread))
+        # Last, as it says that all is done.
+        self.vectors = vectors
 
     def _encoded(
         self, texts: list[str], model: SentenceTransformer, known: Mapping[str, Tensor]

@@ -1,49 +1,66 @@
-"""Sentence Transformers that whiten their vectors: a matrix as the last module."""
+"""Sentence Transformers that end in a matrix, and those that whiten by one."""
 
 import contextlib
+import copy
 from collections.abc import Iterator
 
 import torch
 from sentence_transformers import SentenceTransformer
-from torch import Tensor
+from torch import Tensor, nn
 
 from llama_index.finetuning.embeddings.sentence_transformer import upstream
-from llama_index.finetuning.embeddings.sentence_transformer.ending import linear_ending
 
-# The last modules of a model that whitens, by name.
-_NAMES = ("whitening", "whitening_normalize")
+# What the modules of a whitening are called in a model, with a number where the name is taken.
+_NAME = "whitening"
 
 
-def add_whitening(model: SentenceTransformer, matrix: Tensor) -> None:
-    """Let a model multiply its vectors by a matrix, and normalise them if it did so before.
+def linear_ending(matrix: Tensor, *, normalized: bool) -> list[nn.Module]:
+    """Return modules that multiply each vector by a matrix.
 
     Args:
-        model: The model; changed in place.
-        matrix: Shape ``(dim, dim)``.
+        matrix: Shape ``(out_features, in_features)``.
+        normalized: Give the products length 1 as well.
     """
-    like = next(model.parameters())
-    last = next(reversed(model._modules.values()))
-    normalized = isinstance(last, upstream.modules().Normalize)
-    ending = linear_ending(matrix, normalized=normalized)
-    for name, module in zip(_NAMES, ending, strict=False):
-        model.add_module(name, module.to(device=like.device, dtype=like.dtype))
-
-
-def whiten_alike(base: SentenceTransformer, finetuned: SentenceTransformer) -> None:
-    """Where a finetuned model whitens, give its base the same modules with the identity."""
-    if hasattr(finetuned, _NAMES[0]):
-        matrix = getattr(finetuned, _NAMES[0]).linear.weight
-        add_whitening(base, torch.eye(len(matrix)))
+    modules = upstream.modules()
+    dense = modules.Dense(
+        matrix.shape[1], matrix.shape[0], bias=False, activation_function=nn.Identity()
+    )
+    with torch.no_grad():
+        dense.linear.weight.copy_(matrix)
+    return [dense, modules.Normalize()] if normalized else [dense]
 
 
 @contextlib.contextmanager
 def whitened(model: SentenceTransformer, matrix: Tensor | None) -> Iterator[None]:
-    """Let a model whiten its vectors for a while; None changes nothing."""
-    if matrix is not None:
-        add_whitening(model, matrix)
+    """Let a model whiten its vectors for a while; None changes nothing.
+
+    Args:
+        model: The model; one that normalises does so afterwards too.
+        matrix: Shape ``(dim, dim)``.
+    """
+    names = [name for name, _ in model.named_children()]
+    added: list[str] = []
     try:
+        if matrix is not None:
+            normalized = isinstance(model.get_submodule(names[-1]), upstream.modules().Normalize)
+            for module in linear_ending(matrix, normalized=normalized):
+                number = 1 + sum(name.startswith(_NAME) for name in [*names, *added])
+                added.append(_NAME if number == 1 else f"{_NAME}_{number}")
+                model.add_module(added[-1], module.to(model.device))
         yield
     finally:
-        for name in _NAMES:
+        for name in added:
             if hasattr(model, name):
                 delattr(model, name)
+
+
+def whiten_alike(base: SentenceTransformer, finetuned: SentenceTransformer) -> None:
+    """Where a finetuned model whitens and its base does not, give the base an identity for it."""
+    own = dict(base.named_children())
+    for name, module in finetuned.named_children():
+        if not name.startswith(_NAME) or name in own:
+            continue
+        alike = copy.deepcopy(module)
+        for weight in alike.parameters():
+            nn.init.eye_(weight)
+        base.add_module(name, alike)
