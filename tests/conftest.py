@@ -1,6 +1,5 @@
 """Fixtures that the tests share: no network, and two tiny Sentence Transformers folders."""
 
-import importlib
 import os
 from pathlib import Path
 
@@ -15,10 +14,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 def upstream_modules():
     """Return the module that holds sentence-transformers' building blocks, in 5.x and 6.x."""
-    try:
-        return importlib.import_module("sentence_transformers.sentence_transformer.modules")
-    except ModuleNotFoundError:
-        return importlib.import_module("sentence_transformers.models")
+    from llama_index.finetuning.embeddings.sentence_transformer import upstream
+
+    return upstream.modules()
 
 
 def _word_level_tokenizer():

@@ -242,9 +242,9 @@ class Run:
         best = choice.best
         if best is not None:
             self._train(pulls(self._options)[: best.stages])
-        if best is not None and best.whitened and self._whitening is not None:
-            product = folded(self._adapter, self._whitening)
-            self._adapter.load_state_dict(product.state_dict())
+            if best.whitened and self._whitening is not None:
+                product = folded(self._adapter, self._whitening)
+                self._adapter.load_state_dict(product.state_dict())
         trained = [one for one in choice.candidates if one.stages and not one.whitened]
         metrics = {
             "before": {_METRIC: choice.before},

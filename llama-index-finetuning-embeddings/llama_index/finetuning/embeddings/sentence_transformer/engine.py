@@ -674,10 +674,9 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
         base = self._base_result
         if base and result and self.val_dataset:
             metrics = {"before": base.metrics, "after": result.metrics, "best_step": best_step}
-            if best_step == BASE_STEP and self._whitening is None:
-                logger.warning(_START_KEPT if self._has_moved else _BASE_KEPT, _ndcg(result))
-            elif best_step == BASE_STEP:
-                logger.warning(_ONLY_WHITENED, _ndcg(result))
+            if best_step == BASE_STEP:
+                kept = _START_KEPT if self._has_moved else _BASE_KEPT
+                logger.warning(kept if self._whitening is None else _ONLY_WHITENED, _ndcg(result))
             report = report_from_results(
                 {"base": base, "finetuned": result},
                 self.val_dataset,
