@@ -19,6 +19,7 @@ from llama_index.embeddings.huggingface import HuggingFaceEmbedding
 
 from llama_index.finetuning.embeddings import (
     AdapterEmbeddingModel,
+    AsymmetricEmbeddingModel,
     ConfigurationError,
     DatasetError,
     EmbeddingQAFinetuneDataset,
@@ -918,8 +919,27 @@ def test_the_base_is_not_overwritten(tiny_bert_dir, output, tmp_path):
         engine_for(synonyms(20), str(tiny_bert_dir), base)
     other = tmp_path / "other"
     shutil.copytree(tiny_bert_dir, other)
+    pair = AsymmetricEmbeddingModel(base, HuggingFaceEmbedding(str(other), device="cpu"))
+    with pytest.raises(ConfigurationError, match="another folder than the base's"):
+        engine_for(synonyms(20), str(other), pair)
     engine_for(synonyms(20), str(other), base, epochs=1).finetune()
     assert isinstance(load_finetuned_model(other), AdapterEmbeddingModel)
+
+
+def test_an_adapter_behind_another_does_not_replace_it(output, tmp_path):
+    """With one output for both the first would be gone, and the second stand on nothing."""
+    first = engine_for(synonyms(20), output, epochs=1)
+    first.finetune()
+    model = first.get_finetuned_model()
+    with pytest.raises(ConfigurationError, match="another folder than the base's"):
+        engine_for(synonyms(20), output, model)
+    engine_for(synonyms(20), str(tmp_path / "second"), model, epochs=1).finetune()
+
+
+def test_a_seed_beyond_the_generators_is_refused(output):
+    """Before anything is embedded."""
+    with pytest.raises(ConfigurationError, match=r"'seed' must be below 2\*\*32 \(got 4294967296"):
+        engine_for(synonyms(20), output, seed=2**32)
 
 
 def test_a_bias_beside_an_adapter_is_told(output, caplog):

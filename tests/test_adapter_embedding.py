@@ -570,6 +570,15 @@ def test_export_refusals(tiny_bert_dir, tmp_path):
     assert not (tmp_path / "exported").exists()
 
 
+def test_an_export_does_not_replace_the_base(tiny_bert_dir, tmp_path):
+    """Which the adapter goes on standing behind."""
+    base = HuggingFaceEmbedding(str(tiny_bert_dir), device="cpu")
+    adapter = LinearLayer(32, 32)
+    model = AdapterEmbeddingModel(base, folder_of(tmp_path, adapter, "both", base))
+    with pytest.raises(ConfigurationError, match="'output_path' must be another folder than"):
+        model.export_sentence_transformer(tiny_bert_dir)
+
+
 def test_a_pair_of_models():
     """Queries go through one model, texts through the other, sync and async, alone and many."""
     queries = HashEmbedding(dim=DIM, query_prefix="ask ", model_name="q")

@@ -812,7 +812,7 @@ def test_full_of_a_model_that_is_none(run, data, tmp_path):
     (tmp_path / "no-model").mkdir()
     outcome = run("full", "--train", data, "--model", "no-model", "--output", "out")
     assert outcome.code == 1
-    assert outcome.err.splitlines()[-1].startswith("Error: The model 'no-model' can't be loaded: ")
+    assert outcome.err.splitlines()[-1].startswith("Error: The model 'no-model' can't be loaded (OSError: ")
     assert not Path("out").exists()
 
 

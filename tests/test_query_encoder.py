@@ -280,8 +280,27 @@ def test_models_without_layers_to_spare_train_whole(tiny_bert_dir, tiny_model_di
 
 def test_the_base_is_not_overwritten(query_engine, tiny_bert_dir):
     """It goes on embedding the documents, so that its folder is no output."""
-    with pytest.raises(ConfigurationError, match="must be another folder than the base's"):
-        query_engine(model_output_path=str(tiny_bert_dir))
+    for output in (tiny_bert_dir, tiny_bert_dir.parent):
+        with pytest.raises(ConfigurationError, match="must be another folder than the base's"):
+            query_engine(model_output_path=str(output))
+
+
+def test_tuning_goes_on_before_the_documents_model(query_engine, tmp_path):
+    """Tuned queries as the base would embed the documents anew, by what the index never saw."""
+    run = query_engine()
+    run.finetune()
+    with pytest.raises(ConfigurationError, match="'model_id'.* embeds the documents.*/document'"):
+        query_engine(
+            model_id=f"{run.model_output_path}/query", model_output_path=str(tmp_path / "on")
+        )
+    on = query_engine(
+        model_id=f"{run.model_output_path}/document", model_output_path=str(tmp_path / "on")
+    )
+    on.finetune()
+    first, second = (one.get_finetuned_model().text_embed_model for one in (run, on))
+    np.testing.assert_array_equal(
+        first.get_text_embedding("amber bridge"), second.get_text_embedding("amber bridge")
+    )
 
 
 def test_hard_negatives_are_negatives_of_the_queries_that_name_them(model):

@@ -47,6 +47,11 @@ def record(run):
     return json.loads((Path(run.model_output_path) / "finetuning.json").read_text())
 
 
+def whole_steps(run):
+    """Return how many steps a finished run took."""
+    return record(run)["training_log"][-1]["step"]
+
+
 class Stop(TrainerCallback):
     """Do something to the run before a step."""
 
@@ -400,6 +405,18 @@ def test_a_model_that_is_not_there(engine, tmp_path):
         engine(model_id=str(tmp_path / "nowhere"))
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "modules.json", "config.json"])
+def test_a_damaged_model_is_told(engine, tiny_bert_dir, tmp_path, name):
+    """As a base, and where a finetuned folder was damaged afterwards."""
+    run = engine()
+    run.finetune()
+    (Path(run.model_output_path) / name).write_text("{")
+    with pytest.raises(ModelFolderError, match="can't be loaded.*its files are damaged"):
+        run.get_finetuned_model()
+    with pytest.raises(ModelFolderError, match="can't be loaded.*Give a folder"):
+        engine(model_id=run.model_output_path, model_output_path=str(tmp_path / "other"))
+
+
 class LastGradients(TrainerCallback):
     """Spoil the gradients of one step, whose loss is still finite."""
 
@@ -463,6 +480,30 @@ def test_another_base_of_the_same_name_is_not_resumed(engine, tiny_bert_dir, tmp
 
 
 @pytest.mark.filterwarnings("ignore:mtime may not be reliable:UserWarning")  # transformers 4
+def test_checkpoints_without_their_best_weights_are_not_resumed(engine, monkeypatch, tmp_path):
+    """A new start takes the best weights of the run before away, whose checkpoints then end."""
+    monkeypatch.chdir(tmp_path)
+    settings = {
+        "model_output_path": "model",
+        "save_checkpoints": True,
+        "checkpoint_save_steps": 3,
+        "evaluation_steps": 2,
+        "epochs": 4,
+        "batch_size": 4,
+        "val_dataset": tiny_dataset(20, 1, seed=5),
+        "training_args": {"learning_rate": 1e-3},
+    }
+    whole = engine(**settings)
+    whole.finetune()
+    expected = record(whole)["metrics"]
+    assert 0 < expected["best_step"] < whole_steps(whole)
+    with pytest.raises(KeyboardInterrupt):
+        engine(callbacks=[Stop(2, interrupt)], **settings).finetune()
+    resumed = engine(resume_from_checkpoint=True, **settings)
+    resumed.finetune()
+    assert record(resumed)["metrics"] == expected
+
+
 def test_a_seal_is_broken_before_its_checkpoint_is_written_over(engine, tmp_path, monkeypatch):
     """A run that is killed in between leaves a checkpoint that nobody takes for whole."""
     monkeypatch.chdir(tmp_path)

@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from llama_index.finetuning.embeddings import (
     EmbeddingAdapterFinetuneEngine,
     EmbeddingQAFinetuneDataset,
     LinearLayer,
+    OutputError,
     TwoLayerNN,
     evaluate_retrieval,
     load_finetuned_model,
@@ -217,6 +219,37 @@ def test_the_validation_set_decides(helpful, caplog, sign):
     assert served == pytest.approx(after, abs=1e-3)
 
 
+def test_the_start_whitened_is_not_passed_by(helpful, caplog):
+    """Steps are chosen without the matrix; one that the start beats with it is not handed back."""
+    val = tiny_dataset(150, 1)
+    settings = {"evaluation_steps": 1, "epochs": 4, "batch_size": 50}
+    run = helpful(1.0, val_dataset=val, training_args={"learning_rate": 0.0}, **settings)
+    run.finetune()
+    start = read_manifest(Path(run.model_output_path))["metrics"]["after"]["ndcg@10"]
+    run = helpful(1.0, val_dataset=val, training_args={"learning_rate": 3e-3}, **settings)
+    with caplog.at_level(logging.WARNING):
+        run.finetune()
+    facts = read_manifest(Path(run.model_output_path))
+    best = max(entry.get("eval_cosine_ndcg@10", 0.0) for entry in facts["training_log"])
+    assert facts["metrics"]["before"]["ndcg@10"] < best < start  # a step was better unwhitened
+    assert facts["metrics"]["best_step"] == 0
+    # Rounding shows in the helpful matrix, which few queries settle.
+    assert facts["metrics"]["after"]["ndcg@10"] == pytest.approx(start, abs=0.01)
+    assert "with the queries whitened" in caplog.text
+
+
+def test_a_failed_save_tells_that_the_matrix_is_not_in_the_weights(helpful, monkeypatch):
+    """``engine.model.save`` would leave it out, and with it what was measured."""
+    run = helpful(1.0, val_dataset=tiny_dataset(150, 1), evaluation_steps=0)
+
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(SentenceTransformer, "save_pretrained", full)
+    with pytest.raises(OutputError, match=r"model.save\(path\) .*without the matrix that whitens"):
+        run.finetune()
+
+
 @pytest.mark.parametrize("weight", [0.0, 0.5, 1.0])
 def test_merging_mixes_the_matrix_with_the_identity(query_engine, tiny_bert_dir, tmp_path, weight):
     """None of it is the base's queries, all of it the finetuned folder's."""
@@ -249,7 +282,7 @@ def test_a_base_that_whitens_keeps_its_matrix(query_engine, tmp_path):
     """Its own stays in front of the new one, also in the engine, and where it is merged."""
     first = query_engine()
     first.finetune()
-    base = str(Path(first.model_output_path) / "query")
+    base = str(shutil.copytree(Path(first.model_output_path) / "query", tmp_path / "base"))
     rate = {"training_args": {"learning_rate": 1e-12}}
     run = query_engine(model_id=base, model_output_path=str(tmp_path / "second"), **rate)
     names = [name for name, _ in run.model.named_parameters()]

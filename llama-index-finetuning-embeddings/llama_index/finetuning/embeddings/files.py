@@ -13,7 +13,7 @@ import re
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -121,23 +121,26 @@ def check_writable(
 
 
 def check_apart(
-    base: str | None, output: str | os.PathLike[str], *, name: str, reason: str
+    needed: Iterable[str], output: str | os.PathLike[str], *, name: str, reason: str
 ) -> None:
-    """Make sure that an output does not replace the model that is still needed.
+    """Make sure that an output does not replace a model that is still needed.
 
     Args:
-        base: The model's name, or its folder.
+        needed: The models' names, or their folders.
         output: The folder to be written.
         name: The argument that named the output, for the message.
-        reason: What the model is still needed for.
+        reason: What the models are still needed for.
 
     Raises:
-        ConfigurationError: The output is the model's folder.
+        ConfigurationError: The output is the folder of a model, or holds it.
     """
-    if base and Path(base).is_dir() and Path(base).resolve() == Path(output).resolve():
-        raise ConfigurationError(
-            f"'{name}' must be another folder than the base's (got {os.fspath(output)!r}): {reason}"
-        )
+    target = Path(output).resolve()
+    for base in needed:
+        if base and Path(base).is_dir() and Path(base).resolve().is_relative_to(target):
+            raise ConfigurationError(
+                f"'{name}' must be another folder than the base's (got {os.fspath(output)!r}, and "
+                f"{base!r} is needed): {reason}"
+            )
 
 
 def write_json(path: Path, data: Any) -> None:

@@ -58,13 +58,7 @@ def _full_model(folder: Path, kwargs: dict[str, Any]) -> BaseEmbedding:
         "text_instruction": prompts.get("text"),
         **kwargs,
     }
-    try:
-        return open_model(folder, settings)
-    except Exception as error:  # whatever damage makes the reader fail
-        raise ModelFolderError(
-            f"The model in {str(folder)!r} can't be loaded ({type(error).__name__}: {error}). If "
-            "the arguments are right, its files are damaged: write or copy the folder again."
-        ) from error
+    return open_model(folder, settings)
 
 
 def _base(folder: Path, description: AdapterDescription) -> BaseEmbedding:

@@ -1,6 +1,7 @@
 """Merging a finetuned model with its base, weight by weight."""
 
 import copy
+import functools
 import importlib.util
 import logging
 import os
@@ -17,12 +18,16 @@ from llama_index.finetuning.embeddings.dataset import (
 from llama_index.finetuning.embeddings.errors import ConfigurationError, ModelFolderError
 from llama_index.finetuning.embeddings.files import check_writable, output_lock
 from llama_index.finetuning.embeddings.manifest import read_manifest
-from llama_index.finetuning.embeddings.model_folder import SIDES, has_two_sides, is_model
+from llama_index.finetuning.embeddings.model_folder import (
+    SIDES,
+    has_two_sides,
+    is_model,
+)
 from llama_index.finetuning.embeddings.sentence_transformer.length import set_max_seq_length
+from llama_index.finetuning.embeddings.sentence_transformer.loading import load_sentence_transformer
 from llama_index.finetuning.embeddings.sentence_transformer.saving import save_merged
 from llama_index.finetuning.embeddings.sentence_transformer.validation import RetrievalEvaluator
 from llama_index.finetuning.embeddings.sentence_transformer.whitening import whiten_alike
-from llama_index.finetuning.embeddings.trust import check_names_no_code
 
 logger = logging.getLogger(__name__)
 
@@ -77,18 +82,9 @@ def merge_with_base(
         )
     check_writable(output, name="output_path")
 
-    def load(path: str | os.PathLike[str]) -> SentenceTransformer:
-        if not trust_remote_code:
-            check_names_no_code(Path(path))
-        try:
-            return SentenceTransformer(
-                os.fspath(path), trust_remote_code=trust_remote_code, device="cpu"
-            )
-        except Exception as error:  # no such model, no connection, damaged files
-            raise ModelFolderError(
-                f"The model {os.fspath(path)!r} can't be loaded ({type(error).__name__}: {error}). "
-                "Give a folder, or a model's name on the Hugging Face Hub."
-            ) from error
+    load = functools.partial(
+        load_sentence_transformer, trust_remote_code=trust_remote_code, device="cpu"
+    )
 
     with output_lock(output, name="output_path"):
         two_sides = has_two_sides(folder)

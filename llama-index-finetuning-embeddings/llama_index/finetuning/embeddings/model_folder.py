@@ -11,6 +11,8 @@ from typing import Any
 
 from llama_index.core.base.embeddings.base import BaseEmbedding
 
+from llama_index.finetuning.embeddings.errors import ModelFolderError
+
 MODULES = "modules.json"
 ROUTER = "router_config.json"
 SIDES = ("query", "document")
@@ -32,14 +34,23 @@ def open_model(folder: Path, settings: dict[str, Any]) -> BaseEmbedding:
     Args:
         folder: The folder.
         settings: Arguments of ``HuggingFaceEmbedding``, for both models where there are two.
+
+    Raises:
+        ModelFolderError: It can't be loaded.
     """
     # A relative path could be the name of a model that LlamaIndex knows an instruction for.
     folder = folder.resolve()
-    if not has_two_sides(folder):
-        return _open_one(folder, settings)
+    try:
+        if not has_two_sides(folder):
+            return _open_one(folder, settings)
+        query, document = (_open_one(folder / side, settings) for side in SIDES)
+    except Exception as error:  # whatever damage makes the reader fail
+        raise ModelFolderError(
+            f"The model in {str(folder)!r} can't be loaded ({type(error).__name__}: {error}). If "
+            "the arguments are right, its files are damaged: write or copy the folder again."
+        ) from error
     from llama_index.finetuning.embeddings.adapter_embedding import AsymmetricEmbeddingModel
 
-    query, document = (_open_one(folder / side, settings) for side in SIDES)
     return AsymmetricEmbeddingModel(
         query, document, callback_manager=settings.get("callback_manager")
     )

@@ -11,6 +11,8 @@ from llama_index.finetuning.embeddings.errors import ConfigurationError, Dataset
 
 logger = logging.getLogger(__name__)
 
+_SEEDS = 2**32  # what NumPy's global generator takes
+
 
 def check_contents(
     queries: Mapping[str, str],
@@ -91,6 +93,17 @@ def check_integer(name: str, value: Any, *, minimum: int, other: str = "") -> No
         raise ConfigurationError(
             f"'{name}' must be {other}an integer of at least {minimum} (got {value!r})."
         )
+
+
+def check_seed(seed: Any) -> None:
+    """Make sure that a seed is one that every random generator takes.
+
+    Raises:
+        ConfigurationError: It is no whole number, below 0, or 2**32 and more.
+    """
+    check_integer("seed", seed, minimum=0)
+    if seed >= _SEEDS:
+        raise ConfigurationError(f"'seed' must be below 2**32 (got {seed}).")
 
 
 def is_encodable(text: str) -> bool:

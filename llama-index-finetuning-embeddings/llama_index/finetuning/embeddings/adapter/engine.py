@@ -29,6 +29,7 @@ from llama_index.finetuning.embeddings.adapter.selection import copy_of
 from llama_index.finetuning.embeddings.adapter.vectors import Rows, rows_to_train_on
 from llama_index.finetuning.embeddings.adapter.writing import write_outcome
 from llama_index.finetuning.embeddings.adapter_embedding import AdapterEmbeddingModel
+from llama_index.finetuning.embeddings.adapter_embedding.calls import sources
 from llama_index.finetuning.embeddings.adapters import (
     BaseAdapter,
     LinearLayer,
@@ -311,13 +312,12 @@ class EmbeddingAdapterFinetuneEngine(BaseFinetuningEngine):
         """Check everything that can be checked without embedding or writing."""
         check_datasets(self.dataset, options.val_dataset)
         check_writable(self._model_output_path, name="model_output_path")
-        for name in ("model_name", "base_model_name"):
-            check_apart(
-                getattr(self.embed_model, name, None),
-                self._model_output_path,
-                name="model_output_path",
-                reason="an adapter stands behind its base and is of no use without it.",
-            )
+        check_apart(
+            sources(self.embed_model),
+            self._model_output_path,
+            name="model_output_path",
+            reason="an adapter stands behind its base and is of no use without it.",
+        )
         if options.checkpoint_path is not None:
             check_writable(options.checkpoint_path, name="model_checkpoint_path", replaced=False)
         if options.cache_dir is not None:

@@ -11,7 +11,7 @@ import torch
 from llama_index.finetuning.embeddings.adapters import Transform
 from llama_index.finetuning.embeddings.dataset import EmbeddingQAFinetuneDataset
 from llama_index.finetuning.embeddings.errors import ConfigurationError
-from llama_index.finetuning.embeddings.validation import Unset
+from llama_index.finetuning.embeddings.validation import Unset, check_seed
 
 Negatives = Literal["relevant", "in_batch", "corpus"]
 
@@ -111,7 +111,7 @@ class TrainingOptions:
         for name in ("batch_size", "steps_per_epoch", "evaluation_steps", "num_workers"):
             if getattr(self, name) is not None:
                 _check_at_least(name, getattr(self, name), 1)
-        _check_at_least("seed", self.seed, 0)
+        check_seed(self.seed)
         if self.warmup_steps is not None:
             _check_at_least("warmup_steps", self.warmup_steps, 0)
         for name in ("lr", "max_grad_norm", "scale"):

@@ -1,8 +1,22 @@
 """Call a wrapped model with its rate limiter and its cache, which other calls would pass by."""
 
+from collections.abc import Iterator
+
 from llama_index.core.base.embeddings.base import BaseEmbedding
 
 Vector = list[float]
+
+
+def sources(embed_model: BaseEmbedding) -> Iterator[str]:
+    """Yield the names and folders that a model, and those it stands on, are loaded from."""
+    for name in ("model_name", "base_model_name", "adapter_path"):
+        value = getattr(embed_model, name, None)
+        if isinstance(value, str):
+            yield value
+    for name in ("base_embed_model", "query_embed_model", "text_embed_model"):
+        inner = getattr(embed_model, name, None)
+        if isinstance(inner, BaseEmbedding):
+            yield from sources(inner)
 
 
 def embed_query(embed_model: BaseEmbedding, query: str) -> Vector:

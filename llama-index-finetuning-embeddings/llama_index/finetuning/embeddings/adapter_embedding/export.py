@@ -8,10 +8,11 @@ import torch
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from numpy.typing import NDArray
 
+from llama_index.finetuning.embeddings.adapter_embedding.calls import sources
 from llama_index.finetuning.embeddings.adapters import LinearLayer, LowRankAdapter
 from llama_index.finetuning.embeddings.encoding.calls import module_dimension
 from llama_index.finetuning.embeddings.errors import ConfigurationError
-from llama_index.finetuning.embeddings.files import atomic_folder, check_writable
+from llama_index.finetuning.embeddings.files import atomic_folder, check_apart, check_writable
 from llama_index.finetuning.embeddings.manifest import versions, write_manifest
 
 
@@ -48,6 +49,12 @@ def export_sentence_transformer(
         OutputError: The folder can't be written.
     """
     check_writable(output_path, name="output_path")
+    check_apart(
+        sources(base),
+        output_path,
+        name="output_path",
+        reason="the adapter stands behind it and is of no use without it.",
+    )
     matrix = torch.from_numpy(as_matrix(adapter))
     inner: Any = getattr(base, "_model", None)
     if not hasattr(inner, "encode") or not isinstance(inner, torch.nn.Sequential):

@@ -10,10 +10,9 @@ from llama_index.finetuning.embeddings.dataset import require_dataset
 from llama_index.finetuning.embeddings.errors import ConfigurationError
 from llama_index.finetuning.embeddings.files import check_writable
 from llama_index.finetuning.embeddings.sentence_transformer.precision import PRECISIONS
-from llama_index.finetuning.embeddings.validation import check_integer
+from llama_index.finetuning.embeddings.validation import check_integer, check_seed
 
 TRAINED = ("both", "query")
-_SEEDS = 2**32  # what NumPy's global generator takes
 BATCHINGS = ("auto", "by_document", "pairs")
 
 
@@ -45,9 +44,7 @@ def check_arguments(
     require_dataset(dataset, name="dataset")
     if val_dataset is not None:
         require_dataset(val_dataset, name="val_dataset")
-    check_integer("seed", seed, minimum=0)
-    if seed >= _SEEDS:
-        raise ConfigurationError(f"'seed' must be below 2**32 (got {seed}).")
+    check_seed(seed)
     for one in callbacks:
         kind = one if isinstance(one, type) else type(one)
         if not issubclass(kind, TrainerCallback):

@@ -24,13 +24,16 @@ from llama_index.finetuning.embeddings.encoding.calls import module_dimension
 from llama_index.finetuning.embeddings.errors import (
     ConfigurationError,
     DatasetError,
-    ModelFolderError,
     OutputError,
 )
 from llama_index.finetuning.embeddings.evaluation.evaluate import RetrievalResult
 from llama_index.finetuning.embeddings.files import check_apart, output_lock, work_folder
 from llama_index.finetuning.embeddings.manifest import describe_run
-from llama_index.finetuning.embeddings.model_folder import open_model
+from llama_index.finetuning.embeddings.model_folder import (
+    SIDES,
+    has_two_sides,
+    open_model,
+)
 from llama_index.finetuning.embeddings.report import RetrievalReport, report_from_results
 from llama_index.finetuning.embeddings.sentence_transformer import (
     distributed,
@@ -51,6 +54,7 @@ from llama_index.finetuning.embeddings.sentence_transformer.length import (
     choose_max_seq_length,
     set_max_seq_length,
 )
+from llama_index.finetuning.embeddings.sentence_transformer.loading import load_sentence_transformer
 from llama_index.finetuning.embeddings.sentence_transformer.losses import bind
 from llama_index.finetuning.embeddings.sentence_transformer.precision import (
     choose_precision,
@@ -66,6 +70,7 @@ from llama_index.finetuning.embeddings.sentence_transformer.training import (
     SavedWeights,
     Trainer,
     last_checkpoint,
+    unseal,
 )
 from llama_index.finetuning.embeddings.sentence_transformer.training_args import (
     LORA_RATES,
@@ -102,8 +107,8 @@ _BASE_KEPT = (
     "handed back unchanged."
 )
 _ONLY_WHITENED = (
-    "No step of the training scored better on the validation set: what is handed back are the "
-    "weights that it started from, with the queries whitened, at nDCG@10 %.4f."
+    "No step of the training scored better on the validation set than the weights that it started "
+    "from with the queries whitened: these are handed back, at nDCG@10 %.4f."
 )
 _START_KEPT = (
     "No step of this training beat the nDCG@10 of %.4f that the earlier one had reached on the "
@@ -187,7 +192,7 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
         ConfigurationError: An argument has a value that can't work.
         DatasetError: A dataset does not fit together.
         MissingExtraError: ``peft_config`` without PEFT.
-        ModelFolderError: The folder of ``model_id`` names code of its own.
+        ModelFolderError: ``model_id`` can't be loaded, or names code of its own.
         OutputError: The output folder can't be written.
     """
 
@@ -282,11 +287,12 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
         check_places(Path(self.model_output_path), self.checkpoint_path)
         if train == "query":
             check_apart(
-                self.model_id,
+                [self.model_id],
                 self.model_output_path,
                 name="model_output_path",
                 reason="with train='query' the base goes on embedding the documents.",
             )
+            self._check_documents_side()
         use_cpu = str(device or upstream.default_device()).startswith("cpu")
         usual = self._default_training_args("unused", precision="fp32", use_cpu=use_cpu)
         merge_training_args(usual, training_args, {})
@@ -317,6 +323,15 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
             )
         )
 
+    def _check_documents_side(self) -> None:
+        folder = Path(self.model_id).resolve()
+        if folder.name == SIDES[0] and has_two_sides(folder.parent):
+            raise ConfigurationError(
+                f"'model_id' must be the model that embeds the documents (got {self.model_id!r}, "
+                "which was tuned for queries alone: an index that it stands before was embedded "
+                f"with {str(folder.with_name(SIDES[1]))!r}). Give that one."
+            )
+
     def _load_model(self) -> SentenceTransformer:
         backend = self.model_kwargs.pop("backend", "torch")
         if backend != "torch":
@@ -324,20 +339,12 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
                 f"'model_kwargs' must leave 'backend' at 'torch' to train (got {backend!r}). "
                 "Export the finetuned folder afterwards."
             )
-        if not self.trust_remote_code:
-            check_names_no_code(Path(self.model_id))
-        try:
-            model = SentenceTransformer(
-                self.model_id,
-                trust_remote_code=self.trust_remote_code,
-                device=distributed.own_device(self.device),
-                model_kwargs=self.model_kwargs or None,
-            )
-        except OSError as error:  # no such model, no connection, missing files
-            raise ModelFolderError(
-                f"The model {self.model_id!r} can't be loaded: {error}. Give a folder, or a "
-                "model's name on the Hugging Face Hub."
-            ) from error
+        model = load_sentence_transformer(
+            self.model_id,
+            trust_remote_code=self.trust_remote_code,
+            device=distributed.own_device(self.device),
+            model_kwargs=self.model_kwargs or None,
+        )
         # The folder's own prompts go: the LlamaIndex wrapper never uses them, so neither do we.
         self._folder_prompts = dict(model.prompts)
         model.prompts = {
@@ -351,7 +358,8 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
         if any(isinstance(module, upstream.router()) for module in model.children()):
             raise ConfigurationError(
                 f"'model_id' must be one model (got {self.model_id!r}, a Router with one for "
-                "queries and one for documents). Give one of the two."
+                "queries and one for documents). Give one of the two; before an index that is to "
+                f"stay, its folder {SIDES[1]!r}, with train='query'."
             )
         if not any(weights.requires_grad for weights in model.parameters()):
             raise ConfigurationError(
@@ -505,6 +513,7 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
                 if self._base_result is None:
                     self._base_result = held
                 self._encode_frozen_documents(precision)
+                start_whitened = self._whitened_result()
                 self._set_max_seq_length()
                 phases = {"evaluate base": time.perf_counter() - started}
                 started = time.perf_counter()
@@ -515,13 +524,17 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
                     best.restore()
                     best_step, result = best.step, self.evaluator.evaluate(self.model)
                     # In training the steps were scored in half precision, the base was not.
-                    if best_step == BASE_STEP or _ndcg(result) < _ndcg(held):
+                    if best_step == BASE_STEP or _ndcg(result) <= _ndcg(held):
                         start.restore()
                         set_max_seq_length(self.model, start_length)
                         best_step, result = BASE_STEP, held
                 else:
                     trainer.check_weights()
                 result = self._settle_whitening(result)
+                # Steps are chosen without the matrix, and the start may gain more by it.
+                if result and start_whitened and _ndcg(result) < _ndcg(start_whitened):
+                    start.restore()
+                    best_step, result = BASE_STEP, self._settle_whitening(held)
             except BaseException:
                 # The others of several processes may be gone, so that each reads for itself.
                 if start.path.is_file():
@@ -534,9 +547,10 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
             try:
                 self._save(output, trainer, best_step, result, phases)
             except OutputError as error:
+                unsaved = "" if self._whitening is None else ", without the matrix that whitens,"
                 raise OutputError(
                     f"{error} The engine holds the trained weights: engine.model.save(path) writes "
-                    "them elsewhere, and a further finetune() trains on from them."
+                    f"them{unsaved} elsewhere, and a further finetune() trains on from them."
                 ) from error
 
     def _alone(self, output: Path) -> contextlib.AbstractContextManager[None]:
@@ -569,14 +583,22 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
         """Decide whether the queries are whitened, and return the result that goes with that."""
         documents = self._task.frozen_documents
         self._whitening = None if documents is None else documents.whitening
-        if self._whitening is None or result is None or self.evaluator is None:
+        other = self._whitened_result()
+        if other is None or result is None:
             return result
-        with whitened(self.model, self._whitening):
-            other = self.evaluator.evaluate(self.model)
         if _ndcg(other) > _ndcg(result):
             return other
         self._whitening = None
         return result
+
+    def _whitened_result(self) -> RetrievalResult | None:
+        """Evaluate the present weights with their queries whitened, if they can be."""
+        documents = self._task.frozen_documents
+        matrix = None if documents is None else documents.whitening
+        if matrix is None or self.evaluator is None:
+            return None
+        with whitened(self.model, matrix):
+            return self.evaluator.evaluate(self.model)
 
     def _set_max_seq_length(self) -> None:
         chosen = self.max_seq_length
@@ -606,7 +628,9 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
             found = distributed.from_main(lambda: last_checkpoint(folder, run_hash))
             checkpoint = None if found is None else folder / found.name
             logger.info("Resuming from %s", checkpoint or "the start: there is no checkpoint")
-        if checkpoint is None and distributed.is_main():
+        if checkpoint is None and distributed.is_main() and (folder / "best").is_dir():
+            # Without the best weights beside them, earlier checkpoints can't be gone on from.
+            unseal(folder)
             shutil.rmtree(folder / "best", ignore_errors=True)
         best = None
         callbacks = [CheckpointSeal(run_hash), *self.callbacks]
@@ -740,8 +764,8 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
             **model_kwargs: Passed to ``HuggingFaceEmbedding``, e.g. ``embed_batch_size=64``.
 
         Raises:
-            ModelFolderError: ``finetune()`` has not written a model yet, or the folder names code
-                of its own.
+            ModelFolderError: ``finetune()`` has not written a model yet, or its folder is damaged
+                or names code of its own.
         """
         folder = Path(self.model_output_path)
         saving.require_model(folder)

@@ -141,6 +141,12 @@ class CheckpointSeal(TrainerCallback):  # type: ignore[misc]
                 stream.write(self._fingerprint)
 
 
+def unseal(folder: Path) -> None:
+    """Take the marks from all checkpoints of a folder, so that no run resumes from them."""
+    for seal in folder.glob(f"checkpoint-*/{_SEAL}"):
+        seal.unlink(missing_ok=True)
+
+
 class Progress(ProgressCallback):  # type: ignore[misc]
     """A progress bar that shows the latest loss beside it, not a line for every log entry."""
 
