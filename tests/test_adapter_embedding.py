@@ -5,6 +5,7 @@ import copy
 import pickle
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -501,6 +502,18 @@ def test_identity_changes_with_the_adapter(tmp_path):
     assert identity(used) == before  # else what is paid for would be paid for again
     LinearLayer(DIM, DIM).save(path)
     assert identity(AdapterEmbeddingModel(base, path)) != before
+
+
+def test_an_adapter_trained_anew_is_another_to_the_caches_of_texts(tmp_path):
+    """An `IngestionPipeline` knows a model by what it says of itself."""
+    base = HashEmbedding(dim=DIM)
+    for transform, changes in (("both", True), ("query", False)):
+        path = folder_of(tmp_path, linear(), transform)
+        before = AdapterEmbeddingModel(base, path).to_dict()
+        assert AdapterEmbeddingModel(base, path).to_dict() == before
+        layer = LinearLayer(DIM, DIM)
+        save_adapter(layer, Path(path), transform=transform, embed_model=base, dimension=DIM)
+        assert (AdapterEmbeddingModel(base, path).to_dict() != before) is changes
 
 
 @pytest.mark.parametrize("out_features", [32, 16])

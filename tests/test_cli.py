@@ -812,7 +812,8 @@ def test_full_of_a_model_that_is_none(run, data, tmp_path):
     (tmp_path / "no-model").mkdir()
     outcome = run("full", "--train", data, "--model", "no-model", "--output", "out")
     assert outcome.code == 1
-    assert outcome.err.splitlines()[-1].startswith("Error: The model 'no-model' can't be loaded (OSError: ")
+    last = outcome.err.splitlines()[-1]
+    assert last.startswith("Error: The model 'no-model' can't be loaded (")
     assert not Path("out").exists()
 
 
@@ -1014,7 +1015,14 @@ def test_merge_for_real(run, data, tiny_bert_dir):
     merge = ("merge", "tuned", "--base", tiny_bert_dir, "-o")
     assert run(*merge, "none", "--weight", 0).code == 0
     chosen = run(*merge, "chosen", "--val", data, "--json")
-    assert json.loads(chosen.out) == {"output": "chosen"}
+    told = json.loads(chosen.out)
+    assert told.keys() == {"output", "weight", "ndcg@10"}
+    assert told["output"] == "chosen"
+    assert told["ndcg@10"][str(told["weight"])] == max(told["ndcg@10"].values())
+    in_words = run(*merge, "chosen", "--val", data).out
+    assert in_words.startswith(
+        f"The merged model is in 'chosen'. {told['weight']:g} of it is the finetuned model (nDCG"
+    )
     (base,) = (load_file(path) for path in tiny_bert_dir.rglob("*.safetensors"))
     (none,) = (load_file(path) for path in Path("none").rglob("*.safetensors"))
     (tuned,) = (load_file(path) for path in Path("tuned").rglob("*.safetensors"))

@@ -7,18 +7,22 @@ import re
 import tracemalloc
 
 import pytest
-from fakes import tiny_dataset
+from fakes import HashEmbedding, tiny_dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from llama_index.core.bridge.pydantic import BaseModel
 from strategies import datasets
 
 from llama_index.finetuning.embeddings import (
     DatasetError,
     DatasetFileError,
+    EmbeddingAdapterFinetuneEngine,
     EmbeddingQAFinetuneDataset,
     OutputError,
+    evaluate_retrieval,
     json_stream,
 )
+from llama_index.finetuning.embeddings.dataset import own_dataset
 
 GOOD = {
     "queries": {"q1": "one", "q2": "two"},
@@ -363,3 +367,27 @@ def test_importing_the_dataset_loads_no_heavy_library():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_a_dataset_of_the_core_is_taken(tmp_path, caplog):
+    """llama-index-core 0.13 brought a class of the same name, and so did the retired package."""
+    made = tiny_dataset(20, 1)
+    core = type(
+        "EmbeddingQAFinetuneDataset",
+        (BaseModel,),
+        {"__annotations__": dict.fromkeys(("queries", "corpus", "relevant_docs"), dict)},
+    )
+    theirs = core(queries=made.queries, corpus=made.corpus, relevant_docs=made.relevant_docs)
+    model = HashEmbedding()
+    output = str(tmp_path / "adapter")
+    engine = EmbeddingAdapterFinetuneEngine(
+        theirs, model, model_output_path=output, val_dataset=theirs, epochs=1
+    )
+    assert engine.dataset == made
+    with caplog.at_level(logging.WARNING):
+        engine.finetune()
+    assert "20 of 20 validation queries are in the training set" in caplog.text
+    ours, again = (evaluate_retrieval(model, one).metrics for one in (made, theirs))
+    assert ours == again
+    with pytest.raises(DatasetError, match="x"):
+        own_dataset(core(queries={"q": "?"}, corpus={}, relevant_docs={"q": ["x"]}))

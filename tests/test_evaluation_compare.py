@@ -419,6 +419,7 @@ def test_judgements_and_similarity_reach_every_system():
     ("models", "options", "message"),
     [
         ({}, {}, "'models' must hold at least one embedding model"),
+        ([HashEmbedding()], {}, "'models' must map names to embedding models.*got list"),
         ({"base": "local"}, {}, r"'models' must map names .* \(got str for 'base'\)"),
         ({"base": HashEmbedding()}, {"dims": [0]}, r"'dims' must hold .* \(got \[0\]\)"),
         ({"base": HashEmbedding()}, {"dims": [8.0]}, r"'dims' must hold .* \(got \[8\.0\]\)"),

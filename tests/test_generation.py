@@ -23,6 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from llama_index.core.bridge.pydantic import PrivateAttr
 from llama_index.core.llms import CompletionResponse, CustomLLM, LLMMetadata
+from llama_index.core.prompts import PromptTemplate
 from llama_index.core.schema import TextNode
 
 from llama_index.finetuning.embeddings import (
@@ -1391,6 +1392,17 @@ def test_language_and_style_reach_the_prompt(options):
     assert "keyword queries" in llm.prompts[0]
     assert "Write in this language: {Old} Norse." in llm.prompts[0]
     assert "Write 2 different" in llm.prompts[0]
+
+
+def test_a_template_of_llama_index_is_one(options):
+    """As with the retired function; what is no template at all is told by its type."""
+    llm = AsyncLLM()
+    options["qa_generate_prompt_tmpl"] = PromptTemplate("Ask about {context_str} briefly.")
+    generate_qa_embedding_pairs(make_nodes("Ann"), llm, **options)
+    assert [prompt.startswith("Ask about ") for prompt in llm.prompts] == [True]
+    options["qa_generate_prompt_tmpl"] = 3
+    with pytest.raises(ConfigurationError, match="must be a template, or several.*got int"):
+        generate_qa_embedding_pairs(make_nodes("Ann"), llm, **options)
 
 
 def test_several_templates_are_mixed_in_a_stable_way(options):

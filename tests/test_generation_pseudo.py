@@ -76,6 +76,14 @@ def test_the_first_sentence_asks_for_the_rest(text, sentence, rest):
     assert pairs(dataset) == {sentence: [rest]}
 
 
+@pytest.mark.parametrize("line", ["))", "msg)", "2.1"])
+def test_the_end_of_code_is_no_title(line):
+    """Nor is a line without a letter: the first sentence is the query."""
+    node = TextNode(text=f"{line}\n\nOpens the file that is named. Then it is read.")
+    for query in pseudo_query_pairs([node]).queries.values():
+        assert "Opens the file" in query
+
+
 def test_auto_prefers_the_title():
     """One node with a heading, one without, one with a single sentence: two queries."""
     nodes = [

@@ -14,6 +14,7 @@ from sentence_transformers import SentenceTransformer
 from llama_index.finetuning.embeddings import (
     AsymmetricEmbeddingModel,
     ConfigurationError,
+    LinearLayer,
     ModelFolderError,
     OutputError,
     SentenceTransformersFinetuneEngine,
@@ -105,6 +106,19 @@ def test_merged_folder_loads_like_a_finetuned_one(folders, tiny_bert_dir, tmp_pa
     np.testing.assert_allclose(
         loaded.get_query_embedding("amber"), plain.get_text_embedding("query: amber"), atol=1e-6
     )
+
+
+def test_the_base_is_not_replaced(folders, tiny_bert_dir):
+    """Another share may be tried later."""
+    with pytest.raises(ConfigurationError, match="'output_path' must be another folder than"):
+        merge_with_base(folders["both"], tiny_bert_dir, tiny_bert_dir)
+
+
+def test_an_adapter_has_no_weights_to_mix(tiny_bert_dir, tmp_path):
+    """The message tells that it is one."""
+    LinearLayer(4, 4).save(str(tmp_path / "adapter"))
+    with pytest.raises(ModelFolderError, match="There is only an adapter at"):
+        merge_with_base(tmp_path / "adapter", tiny_bert_dir, tmp_path / "merged")
 
 
 def test_query_encoder_is_merged_and_documents_stay(folders, tiny_bert_dir, tmp_path):

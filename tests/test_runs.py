@@ -391,12 +391,17 @@ def test_gathering_is_taken_over_by_document(engine):
 
 
 @pytest.mark.parametrize(
-    ("fields", "message"), [({"seed": -1}, "'seed'"), ({"callbacks": [3]}, "callbacks")]
+    ("fields", "message"),
+    [
+        ({"seed": -1}, "'seed'"),
+        ({"callbacks": [3]}, "callbacks"),
+        ({"model_id": tiny_dataset(2, 1)}, "'model_id' must be a folder, or a model's name"),
+    ],
 )
 def test_arguments_of_the_wrong_kind_are_refused_first(engine, fields, message):
     """Before the model is loaded."""
     with pytest.raises(ConfigurationError, match=message):
-        engine(model_id="no/such-model", **fields)
+        engine(**{"model_id": "no/such-model", **fields})
 
 
 def test_a_model_that_is_not_there(engine, tmp_path):

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -24,6 +25,8 @@ from llama_index.finetuning.embeddings.formats import (
 )
 from llama_index.finetuning.embeddings.json_stream import write_entries
 from llama_index.finetuning.embeddings.validation import check_contents, explained
+
+logger = logging.getLogger(__name__)
 
 
 class EmbeddingQAFinetuneDataset(BaseModel):
@@ -392,6 +395,20 @@ class EmbeddingQAFinetuneDataset(BaseModel):
         )
 
 
+def own_dataset(value: Any) -> Any:
+    """Return a dataset of the class that llama-index-core 0.13 brought as one of this package.
+
+    Anything else is returned as it is. The retired package had a class of that name too.
+
+    Raises:
+        DatasetError: Its contents do not fit together.
+    """
+    own = EmbeddingQAFinetuneDataset
+    if isinstance(value, own) or type(value).__name__ != own.__name__:
+        return value
+    return own(queries=value.queries, corpus=value.corpus, relevant_docs=value.relevant_docs)
+
+
 def require_dataset(value: Any, *, name: str) -> None:
     """Make sure that an argument is a dataset, not the path of one for instance, and still sound.
 
@@ -409,3 +426,20 @@ def require_dataset(value: Any, *, name: str) -> None:
             "file with EmbeddingQAFinetuneDataset.from_json(path)."
         )
     value.check()
+
+
+def warn_of_shared_queries(
+    dataset: EmbeddingQAFinetuneDataset, val_dataset: EmbeddingQAFinetuneDataset | None
+) -> None:
+    """Warn of queries that are trained and then judge the training."""
+    if val_dataset is None:
+        return
+    trained = set(dataset.queries.values())
+    shared = sum(query in trained for query in val_dataset.queries.values())
+    if shared:
+        logger.warning(
+            "%d of %d validation queries are in the training set, and will show a better model "
+            "than new queries would. train_test_split divides a dataset.",
+            shared,
+            len(val_dataset.queries),
+        )

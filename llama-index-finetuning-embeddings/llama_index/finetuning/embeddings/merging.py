@@ -11,12 +11,13 @@ from typing import Any
 import torch
 from sentence_transformers import SentenceTransformer
 
+from llama_index.finetuning.embeddings.adapters.folder import CONFIG
 from llama_index.finetuning.embeddings.dataset import (
     EmbeddingQAFinetuneDataset,
     require_dataset,
 )
 from llama_index.finetuning.embeddings.errors import ConfigurationError, ModelFolderError
-from llama_index.finetuning.embeddings.files import check_writable, output_lock
+from llama_index.finetuning.embeddings.files import check_apart, check_writable, output_lock
 from llama_index.finetuning.embeddings.manifest import read_manifest
 from llama_index.finetuning.embeddings.model_folder import (
     SIDES,
@@ -76,11 +77,18 @@ def merge_with_base(
     _check_weight(weight, val_dataset)
     folder, output = Path(finetuned_path), Path(output_path)
     if not is_model(folder):
+        found = "only an adapter" if (folder / CONFIG).is_file() else "no finetuned model"
         raise ModelFolderError(
-            f"There is no finetuned model at {os.fspath(finetuned_path)!r}. Give the folder that "
+            f"There is {found} at {os.fspath(finetuned_path)!r}. Give the folder that "
             "SentenceTransformersFinetuneEngine wrote."
         )
     check_writable(output, name="output_path")
+    check_apart(
+        [os.fspath(base_model_id)],
+        output,
+        name="output_path",
+        reason="the base stays as it is, so that another share can be tried.",
+    )
 
     load = functools.partial(
         load_sentence_transformer, trust_remote_code=trust_remote_code, device="cpu"

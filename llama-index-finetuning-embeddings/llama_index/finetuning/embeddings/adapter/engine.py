@@ -38,8 +38,12 @@ from llama_index.finetuning.embeddings.adapters import (
     save_adapter,
 )
 from llama_index.finetuning.embeddings.base import BaseFinetuningEngine
-from llama_index.finetuning.embeddings.dataset import EmbeddingQAFinetuneDataset
-from llama_index.finetuning.embeddings.errors import ConfigurationError
+from llama_index.finetuning.embeddings.dataset import (
+    EmbeddingQAFinetuneDataset,
+    own_dataset,
+    warn_of_shared_queries,
+)
+from llama_index.finetuning.embeddings.errors import ConfigurationError, ModelFolderError
 from llama_index.finetuning.embeddings.files import (
     atomic_folder,
     check_apart,
@@ -116,7 +120,7 @@ class EmbeddingAdapterFinetuneEngine(BaseFinetuningEngine):
             )
         if bias and adapter_model is not None:
             logger.warning("'bias' does nothing: the adapter that is given has its own say.")
-        self.dataset = dataset
+        self.dataset = own_dataset(dataset)
         self.embed_model = embed_model
         self.batch_size = batch_size
         self.summary = ""
@@ -222,6 +226,7 @@ class EmbeddingAdapterFinetuneEngine(BaseFinetuningEngine):
         """
         options = self._options(train_kwargs)
         self._check(options)
+        warn_of_shared_queries(self.dataset, options.val_dataset)
         with output_lock(self._model_output_path, name="model_output_path"):
             self._finetune(options)
 
@@ -296,15 +301,22 @@ class EmbeddingAdapterFinetuneEngine(BaseFinetuningEngine):
         Raises:
             ModelFolderError: ``finetune()`` has not written an adapter yet.
         """
+        if not Path(self._model_output_path).is_dir():
+            raise ModelFolderError(
+                f"There is no adapter folder at {self._model_output_path!r}. Call finetune() first."
+            )
         if self._model is not None and not is_own_class(type(self._model)):
             model_kwargs.setdefault("adapter_cls", type(self._model))
         model_kwargs.setdefault("device", self._device)
         return AdapterEmbeddingModel(self.embed_model, self._model_output_path, **model_kwargs)
 
     def _options(self, train_kwargs: dict[str, Any]) -> TrainingOptions:
+        given = {**self._train_kwargs, **train_kwargs}
+        if "val_dataset" in given:
+            given["val_dataset"] = own_dataset(given["val_dataset"])
         return parse(
             self._defaults,
-            {**self._train_kwargs, **train_kwargs},
+            given,
             trained_before=self._trained_before,
         )
 

@@ -1,5 +1,6 @@
 """An embedding model with an adapter behind it."""
 
+import hashlib
 import logging
 import os
 from typing import Any
@@ -64,6 +65,10 @@ class AdapterEmbeddingModel(BaseEmbedding):
     adapter_path: str = Field(description="The adapter's folder.")
     adapter_class: str = Field(description="Name of the adapter's class.")
     transform: str = Field(description="Whose vectors are transformed: query, both or none.")
+    adapter_digest: str | None = Field(
+        default=None,
+        description="SHA-256 of the adapter's weights where texts pass it, for caches of them.",
+    )
     _base_embed_model: BaseEmbedding = PrivateAttr()
     _adapter: torch.nn.Module = PrivateAttr()
     _dimension: int | None = PrivateAttr()
@@ -98,6 +103,7 @@ class AdapterEmbeddingModel(BaseEmbedding):
             adapter_path=os.fspath(adapter_path),
             adapter_class=type(adapter).__name__,
             transform=transform,
+            adapter_digest=_digest(adapter) if transform == "both" else None,
         )
         self._base_embed_model = base_embed_model
         self._target_device = torch.device(device or infer_torch_device())
@@ -231,6 +237,14 @@ class AdapterEmbeddingModel(BaseEmbedding):
                 f"dimensions, and those of {self.base_model_name!r} have {dimension}. Use the "
                 "model that it was trained on, or train one for this model."
             )
+
+
+def _digest(adapter: torch.nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, weights in sorted(adapter.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(weights.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 # The retired package's older name for the same class.

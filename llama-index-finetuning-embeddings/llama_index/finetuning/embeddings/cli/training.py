@@ -1,5 +1,6 @@
 """Commands that make models: ``adapter``, ``full`` and ``merge``."""
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
@@ -196,11 +197,19 @@ def merge(
 
         val_dataset = None if val is None else inputs.read_dataset(val)
         from llama_index.finetuning.embeddings import merge_with_base
+        from llama_index.finetuning.embeddings.manifest import read_manifest
 
         if weight is None and val_dataset is None:
             weight = 0.5
         path = merge_with_base(finetuned, base, output, weight=weight, val_dataset=val_dataset)
-    show(f"The merged model is in {path!r}.", {"output": path}, as_json=as_json)
+        merged = read_manifest(Path(path)).get("merged") or {}
+    scores = merged.get("ndcg@10")
+    text, data = f"The merged model is in {path!r}.", {"output": path}
+    if scores:
+        tried = ", ".join(f"{share} {score:.4f}" for share, score in scores.items())
+        text += f" {merged['weight']:g} of it is the finetuned model (nDCG@10 by share: {tried})."
+        data |= {"weight": merged["weight"], "ndcg@10": scores}
+    show(text, data, as_json=as_json)
 
 
 def _show_model(output: str, report: Any, summary: str = "", *, as_json: bool) -> None:

@@ -4,7 +4,7 @@ import logging
 import operator
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, get_args
 
 import numpy as np
@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from llama_index.finetuning.embeddings.dataset import (
     EmbeddingQAFinetuneDataset,
+    own_dataset,
     require_dataset,
 )
 from llama_index.finetuning.embeddings.encoding import Side, encode
@@ -48,11 +49,11 @@ class RetrievalResult:
     """
 
     metrics: dict[str, float]
-    per_query: dict[str, NDArray[np.float64]]
-    indices: NDArray[np.int64]
-    scores: NDArray[np.float32]
-    query_ids: list[str]
-    document_ids: list[str]
+    per_query: dict[str, NDArray[np.float64]] = field(repr=False)
+    indices: NDArray[np.int64] = field(repr=False)
+    scores: NDArray[np.float32] = field(repr=False)
+    query_ids: list[str] = field(repr=False)
+    document_ids: list[str] = field(repr=False)
     dim: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -96,6 +97,7 @@ def evaluate_retrieval(
         DatasetError: ``relevance`` does not fit the dataset.
         EncodingError: The model returned unusable vectors.
     """
+    dataset = own_dataset(dataset)
     require_dataset(dataset, name="dataset")
     check_sizes(k_values, "k_values")
     check_similarity(similarity)

@@ -192,6 +192,11 @@ def _check(
     check_sizes(options.k_values, "k_values")
     check_similarity(options.similarity)
     check_relevance(dataset, options.relevance)
+    if not isinstance(models, Mapping):
+        raise ConfigurationError(
+            "'models' must map names to embedding models, such as {'base': base, 'finetuned': "
+            f"finetuned}} (got {type(models).__name__})."
+        )
     if not models:
         raise ConfigurationError("'models' must hold at least one embedding model (got none).")
     for name, model in models.items():

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from llama_index.core.llms.llm import LLM
+from llama_index.core.prompts import PromptTemplate
 from llama_index.core.schema import BaseNode
 
 from llama_index.finetuning.embeddings.dataset import EmbeddingQAFinetuneDataset
@@ -23,7 +24,9 @@ from llama_index.finetuning.embeddings.generation.runner import Run
 async def agenerate_qa_embedding_pairs(
     nodes: Sequence[BaseNode],
     llm: LLM,
-    qa_generate_prompt_tmpl: str | Sequence[str] = DEFAULT_QA_GENERATE_PROMPT_TMPL,
+    qa_generate_prompt_tmpl: (
+        str | PromptTemplate | Sequence[str]
+    ) = DEFAULT_QA_GENERATE_PROMPT_TMPL,
     num_questions_per_chunk: int = 2,
     retry_limit: int = 3,
     on_failure: str = "continue",
@@ -77,7 +80,9 @@ async def agenerate_qa_embedding_pairs(
 def generate_qa_embedding_pairs(
     nodes: Sequence[BaseNode],
     llm: LLM,
-    qa_generate_prompt_tmpl: str | Sequence[str] = DEFAULT_QA_GENERATE_PROMPT_TMPL,
+    qa_generate_prompt_tmpl: (
+        str | PromptTemplate | Sequence[str]
+    ) = DEFAULT_QA_GENERATE_PROMPT_TMPL,
     num_questions_per_chunk: int = 2,
     retry_limit: int = 3,
     on_failure: str = "continue",

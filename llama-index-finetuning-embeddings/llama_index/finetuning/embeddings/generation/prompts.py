@@ -3,6 +3,8 @@
 import string
 from collections.abc import Sequence
 
+from llama_index.core.prompts import PromptTemplate
+
 from llama_index.finetuning.embeddings.errors import ConfigurationError
 
 _FRAME = """\
@@ -45,12 +47,16 @@ _LANGUAGE = "\nWrite in this language: {language}.\n"
 
 
 def build_templates(
-    templates: str | Sequence[str], *, style: str | None, language: str | None, answers: bool
+    templates: str | PromptTemplate | Sequence[str],
+    *,
+    style: str | None,
+    language: str | None,
+    answers: bool,
 ) -> tuple[str, ...]:
     """Check the prompt templates and add what the options ask for.
 
     Args:
-        templates: One template, or several that are mixed.
+        templates: One template, as text or LlamaIndex's, or several that are mixed.
         style: A key of ``QA_PROMPTS`` that replaces the default template.
         language: The language to write in, as the prompt should name it.
         answers: Whether to ask for an answer to each question.
@@ -58,6 +64,13 @@ def build_templates(
     Raises:
         ConfigurationError: A template or the style can't be used.
     """
+    if isinstance(templates, PromptTemplate):
+        templates = templates.template
+    if not isinstance(templates, str | Sequence):
+        raise ConfigurationError(
+            "'qa_generate_prompt_tmpl' must be a template, or several as a list (got "
+            f"{type(templates).__name__})."
+        )
     chosen = (templates,) if isinstance(templates, str) else tuple(templates)
     if style is not None:
         if style not in QA_PROMPTS:

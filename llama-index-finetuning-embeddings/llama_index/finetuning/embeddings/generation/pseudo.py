@@ -27,6 +27,7 @@ _TITLE_LINE = re.compile(
     r"\A\s*(?P<title>[^\n]{0,119}[^\s.!?:;,\u3002\uff1f\uff01])[ ]*\n[ ]*\n(?P<body>.*)\Z",
     re.DOTALL,
 )
+_WORD = re.compile(r"[^\W\d_]")
 _SENTENCE = re.compile(
     r"\A\s*(?P<title>.{12,400}?(?:(?<!\b[A-Z])(?<!\b(?:Mr|Dr|Ms|St|vs|No))(?<!Inc|Mrs|Ltd)[.!?]"
     r"[\"'\u201d)]*(?=\s)|[\u3002\uff01\uff1f]))\s*(?P<body>.*)\Z",
@@ -87,7 +88,8 @@ def pseudo_query_pairs(
 
 def _by_title(text: str, metadata: dict[str, object]) -> tuple[str, str] | None:
     split = _split(text, _HEADING) or _split(text, _UNDERLINED) or _split(text, _TITLE_LINE)
-    if split is not None:
+    # The line before a blank one may be the end of some code, such as "msg)".
+    if split is not None and _WORD.search(split[0]) and split[0].count(")") <= split[0].count("("):
         return split
     named = {key.lower(): value for key, value in metadata.items()}
     title = next((named[key] for key in _TITLE_KEYS if isinstance(named.get(key), str)), None)

@@ -12,6 +12,7 @@ from llama_index.core.base.embeddings.base import BaseEmbedding
 
 from llama_index.finetuning.embeddings.dataset import (
     EmbeddingQAFinetuneDataset,
+    own_dataset,
     require_dataset,
 )
 from llama_index.finetuning.embeddings.errors import ConfigurationError, MissingExtraError
@@ -245,6 +246,7 @@ def compare_retrieval(
         EncodingError: A model returned unusable vectors.
         MissingExtraError: BM25 was asked for and bm25s is not installed.
     """
+    dataset = own_dataset(dataset)
     require_dataset(dataset, name="dataset")
     check_sizes(k_values, "k_values")
     check_integer("seed", seed, minimum=0)

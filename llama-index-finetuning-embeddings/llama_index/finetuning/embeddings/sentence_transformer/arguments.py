@@ -18,6 +18,7 @@ BATCHINGS = ("auto", "by_document", "pairs")
 
 def check_arguments(
     *,
+    model_id: Any,
     train: Any,
     early_stopping_patience: Any,
     dataset: Any,
@@ -41,6 +42,11 @@ def check_arguments(
         ConfigurationError: One can't; the message names it, its value and what it must be.
         DatasetError: A dataset was changed after construction and no longer fits together.
     """
+    if not isinstance(model_id, str | os.PathLike):
+        raise ConfigurationError(
+            "'model_id' must be a folder, or a model's name on the Hugging Face Hub (got "
+            f"{type(model_id).__name__})."
+        )
     require_dataset(dataset, name="dataset")
     if val_dataset is not None:
         require_dataset(val_dataset, name="val_dataset")

@@ -18,7 +18,11 @@ from sentence_transformers import SentenceTransformerTrainingArguments as Traini
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 
 from llama_index.finetuning.embeddings.base import BaseFinetuningEngine
-from llama_index.finetuning.embeddings.dataset import EmbeddingQAFinetuneDataset
+from llama_index.finetuning.embeddings.dataset import (
+    EmbeddingQAFinetuneDataset,
+    own_dataset,
+    warn_of_shared_queries,
+)
 from llama_index.finetuning.embeddings.description import token_lengths
 from llama_index.finetuning.embeddings.encoding.calls import module_dimension
 from llama_index.finetuning.embeddings.errors import (
@@ -231,7 +235,9 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
         seed: int = 42,
     ) -> None:
         self.callbacks = list(callbacks or [])
+        dataset, val_dataset = own_dataset(dataset), own_dataset(val_dataset)
         check_arguments(
+            model_id=model_id,
             train=train,
             early_stopping_patience=early_stopping_patience,
             dataset=dataset,
@@ -249,6 +255,7 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
             seed=seed,
             callbacks=self.callbacks,
         )
+        warn_of_shared_queries(dataset, val_dataset)
         self.dataset = dataset
         self.model_id = os.fspath(model_id)
         self.model_output_path = os.fspath(model_output_path)
