@@ -509,11 +509,19 @@ def test_an_adapter_trained_anew_is_another_to_the_caches_of_texts(tmp_path):
     base = HashEmbedding(dim=DIM)
     for transform, changes in (("both", True), ("query", False)):
         path = folder_of(tmp_path, linear(), transform)
-        before = AdapterEmbeddingModel(base, path).to_dict()
-        assert AdapterEmbeddingModel(base, path).to_dict() == before
+        outer = tmp_path / f"outer-{transform}"
+        LinearLayer(DIM, DIM).save(str(outer))
+
+        def told(path=path, outer=outer):
+            inner = AdapterEmbeddingModel(base, path)
+            pair = AsymmetricEmbeddingModel(base, inner)
+            return [one.to_dict() for one in (inner, AdapterEmbeddingModel(inner, outer), pair)]
+
+        before = told()
+        assert told() == before
         layer = LinearLayer(DIM, DIM)
         save_adapter(layer, Path(path), transform=transform, embed_model=base, dimension=DIM)
-        assert (AdapterEmbeddingModel(base, path).to_dict() != before) is changes
+        assert [now != then for now, then in zip(told(), before, strict=True)] == 3 * [changes]
 
 
 @pytest.mark.parametrize("out_features", [32, 16])

@@ -19,6 +19,7 @@ from llama_index.finetuning.embeddings import (
     EmbeddingAdapterFinetuneEngine,
     EmbeddingQAFinetuneDataset,
     OutputError,
+    compare_retrieval,
     evaluate_retrieval,
     json_stream,
 )
@@ -389,5 +390,10 @@ def test_a_dataset_of_the_core_is_taken(tmp_path, caplog):
     assert "20 of 20 validation queries are in the training set" in caplog.text
     ours, again = (evaluate_retrieval(model, one).metrics for one in (made, theirs))
     assert ours == again
+    reports = (
+        compare_retrieval({"base": model}, one, general_dataset=one).to_dict()
+        for one in (made, theirs)
+    )
+    assert next(reports) == next(reports)
     with pytest.raises(DatasetError, match="x"):
         own_dataset(core(queries={"q": "?"}, corpus={}, relevant_docs={"q": ["x"]}))

@@ -1394,12 +1394,25 @@ def test_language_and_style_reach_the_prompt(options):
     assert "Write 2 different" in llm.prompts[0]
 
 
-def test_a_template_of_llama_index_is_one(options):
+def test_a_template_of_llama_index_is_one(options, tmp_path):
     """As with the retired function; what is no template at all is told by its type."""
     llm = AsyncLLM()
     options["qa_generate_prompt_tmpl"] = PromptTemplate("Ask about {context_str} briefly.")
     generate_qa_embedding_pairs(make_nodes("Ann"), llm, **options)
     assert [prompt.startswith("Ask about ") for prompt in llm.prompts] == [True]
+    mapped = PromptTemplate(
+        "{lang} {ctx} {{braced}}", lang="Old {Norse}", template_var_mappings={"context_str": "ctx"}
+    )
+    options["qa_generate_prompt_tmpl"] = [mapped]
+    options["output_path"] = str(tmp_path / "mapped.json")
+    generate_qa_embedding_pairs(make_nodes("Bea"), llm, **options)
+    assert llm.prompts[1].startswith("Old {Norse} ")
+    assert "Bea" in llm.prompts[1]
+    options["qa_generate_prompt_tmpl"] = PromptTemplate(
+        "{context_str}", function_mappings={"context_str": lambda context_str: context_str}
+    )
+    with pytest.raises(ConfigurationError, match="without 'function_mappings'"):
+        generate_qa_embedding_pairs(make_nodes("Ann"), llm, **options)
     options["qa_generate_prompt_tmpl"] = 3
     with pytest.raises(ConfigurationError, match="must be a template, or several.*got int"):
         generate_qa_embedding_pairs(make_nodes("Ann"), llm, **options)

@@ -84,6 +84,19 @@ def test_the_end_of_code_is_no_title(line):
         assert "Opens the file" in query
 
 
+@pytest.mark.parametrize(
+    ("text", "title"),
+    [
+        ("a) First point\n\nIts body.", "a) First point"),
+        ("# 2024\n\nThe year went well.", "2024"),
+        ("# Results :)\n\nBody text.", "Results :)"),
+    ],
+)
+def test_brackets_of_titles_stay(text, title):
+    """Those of an enumeration, and whatever stands in a heading."""
+    assert list(pseudo_query_pairs([TextNode(text=text)]).queries.values()) == [title]
+
+
 def test_auto_prefers_the_title():
     """One node with a heading, one without, one with a single sentence: two queries."""
     nodes = [

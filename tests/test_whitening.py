@@ -236,6 +236,17 @@ def test_the_start_whitened_is_not_passed_by(helpful, caplog):
     # Rounding shows in the helpful matrix, which few queries settle.
     assert facts["metrics"]["after"]["ndcg@10"] == pytest.approx(start, abs=0.01)
     assert "with the queries whitened" in caplog.text
+    short = helpful(
+        1.0, val_dataset=val, training_args={"learning_rate": 3e-3}, max_seq_length=6, **settings
+    )
+    own = short.model.max_seq_length
+    short.finetune()
+    facts = read_manifest(Path(short.model_output_path))
+    assert facts["metrics"]["best_step"] == 0
+    assert facts["parameters"]["whiten_queries"]
+    assert short.model.max_seq_length == own
+    served = evaluate_retrieval(short.get_finetuned_model(), val).metrics["ndcg@10"]
+    assert served == pytest.approx(facts["metrics"]["after"]["ndcg@10"], abs=1e-3)
 
 
 def test_a_failed_save_tells_that_the_matrix_is_not_in_the_weights(helpful, monkeypatch):

@@ -406,7 +406,8 @@ def own_dataset(value: Any) -> Any:
     own = EmbeddingQAFinetuneDataset
     if isinstance(value, own) or type(value).__name__ != own.__name__:
         return value
-    return own(queries=value.queries, corpus=value.corpus, relevant_docs=value.relevant_docs)
+    held = ("queries", "corpus", "relevant_docs", "hard_negatives", "mode")
+    return own(**{name: getattr(value, name) for name in held if hasattr(value, name)})
 
 
 def require_dataset(value: Any, *, name: str) -> None:

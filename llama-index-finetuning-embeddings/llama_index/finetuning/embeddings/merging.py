@@ -14,6 +14,7 @@ from sentence_transformers import SentenceTransformer
 from llama_index.finetuning.embeddings.adapters.folder import CONFIG
 from llama_index.finetuning.embeddings.dataset import (
     EmbeddingQAFinetuneDataset,
+    own_dataset,
     require_dataset,
 )
 from llama_index.finetuning.embeddings.errors import ConfigurationError, ModelFolderError
@@ -74,6 +75,7 @@ def merge_with_base(
             loaded, or a folder names code of its own without ``trust_remote_code``.
         OutputError: The output can't be written, or another run is writing it.
     """
+    val_dataset = own_dataset(val_dataset)
     _check_weight(weight, val_dataset)
     folder, output = Path(finetuned_path), Path(output_path)
     if not is_model(folder):

@@ -103,7 +103,7 @@ class AdapterEmbeddingModel(BaseEmbedding):
             adapter_path=os.fspath(adapter_path),
             adapter_class=type(adapter).__name__,
             transform=transform,
-            adapter_digest=_digest(adapter) if transform == "both" else None,
+            adapter_digest=_digest(adapter if transform == "both" else None, base_embed_model),
         )
         self._base_embed_model = base_embed_model
         self._target_device = torch.device(device or infer_torch_device())
@@ -239,11 +239,16 @@ class AdapterEmbeddingModel(BaseEmbedding):
             )
 
 
-def _digest(adapter: torch.nn.Module) -> str:
-    digest = hashlib.sha256()
+def _digest(adapter: torch.nn.Module | None, base: BaseEmbedding) -> str | None:
+    """Hash the weights that texts pass, the base's included where it is an adapter's model too."""
+    inner: str | None = getattr(base, "adapter_digest", None)
+    if adapter is None:
+        return inner
+    digest = hashlib.sha256((inner or "").encode())
     for name, weights in sorted(adapter.state_dict().items()):
         digest.update(name.encode())
-        digest.update(weights.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+        flat = weights.detach().cpu().contiguous().reshape(-1)
+        digest.update(flat.view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -28,6 +28,9 @@ class AsymmetricEmbeddingModel(BaseEmbedding):
 
     query_model_name: str = Field(description="Name of the model for queries.")
     text_model_name: str = Field(description="Name of the model for texts.")
+    adapter_digest: str | None = Field(
+        default=None, description="The one of the model for texts, for caches of them."
+    )
     _query_embed_model: BaseEmbedding = PrivateAttr()
     _text_embed_model: BaseEmbedding = PrivateAttr()
 
@@ -46,6 +49,7 @@ class AsymmetricEmbeddingModel(BaseEmbedding):
             callback_manager=callback_manager or CallbackManager([]),
             query_model_name=query_embed_model.model_name,
             text_model_name=text_embed_model.model_name,
+            adapter_digest=getattr(text_embed_model, "adapter_digest", None),
         )
         self._query_embed_model = query_embed_model
         self._text_embed_model = text_embed_model

@@ -25,7 +25,7 @@ async def agenerate_qa_embedding_pairs(
     nodes: Sequence[BaseNode],
     llm: LLM,
     qa_generate_prompt_tmpl: (
-        str | PromptTemplate | Sequence[str]
+        str | PromptTemplate | Sequence[str | PromptTemplate]
     ) = DEFAULT_QA_GENERATE_PROMPT_TMPL,
     num_questions_per_chunk: int = 2,
     retry_limit: int = 3,
@@ -81,7 +81,7 @@ def generate_qa_embedding_pairs(
     nodes: Sequence[BaseNode],
     llm: LLM,
     qa_generate_prompt_tmpl: (
-        str | PromptTemplate | Sequence[str]
+        str | PromptTemplate | Sequence[str | PromptTemplate]
     ) = DEFAULT_QA_GENERATE_PROMPT_TMPL,
     num_questions_per_chunk: int = 2,
     retry_limit: int = 3,

@@ -2,6 +2,7 @@
 
 import string
 from collections.abc import Sequence
+from typing import Any
 
 from llama_index.core.prompts import PromptTemplate
 
@@ -47,7 +48,7 @@ _LANGUAGE = "\nWrite in this language: {language}.\n"
 
 
 def build_templates(
-    templates: str | PromptTemplate | Sequence[str],
+    templates: str | PromptTemplate | Sequence[str | PromptTemplate],
     *,
     style: str | None,
     language: str | None,
@@ -65,13 +66,14 @@ def build_templates(
         ConfigurationError: A template or the style can't be used.
     """
     if isinstance(templates, PromptTemplate):
-        templates = templates.template
+        templates = [templates]
     if not isinstance(templates, str | Sequence):
         raise ConfigurationError(
             "'qa_generate_prompt_tmpl' must be a template, or several as a list (got "
             f"{type(templates).__name__})."
         )
-    chosen = (templates,) if isinstance(templates, str) else tuple(templates)
+    several = [templates] if isinstance(templates, str) else templates
+    chosen = tuple(_text_of(one) if isinstance(one, PromptTemplate) else one for one in several)
     if style is not None:
         if style not in QA_PROMPTS:
             raise ConfigurationError(f"'style' must be in {tuple(QA_PROMPTS)} (got {style!r}).")
@@ -91,6 +93,20 @@ def build_templates(
     if language is not None:
         extra += _LANGUAGE.format(language=language.replace("{", "{{").replace("}", "}}"))
     return tuple(template + extra for template in chosen)
+
+
+def _text_of(template: PromptTemplate) -> str:
+    """Return a template's text: what it has filled in is in it, and its variables by our names."""
+    if template.function_mappings:
+        raise ConfigurationError(
+            "'qa_generate_prompt_tmpl' must be a template without 'function_mappings' (got "
+            f"{list(template.function_mappings)}). Give the text."
+        )
+    marks: dict[str, Any] = {name: f"\0{name}\0" for name in sorted(_PLACEHOLDERS)}
+    text = template.format(**marks).replace("{", "{{").replace("}", "}}")
+    for name, mark in marks.items():
+        text = text.replace(mark, f"{{{name}}}")
+    return text
 
 
 def _check(template: str) -> None:

@@ -28,6 +28,7 @@ _TITLE_LINE = re.compile(
     re.DOTALL,
 )
 _WORD = re.compile(r"[^\W\d_]")
+_ENUMERATED = re.compile(r"\A\(?\w{1,4}\)\s+(?=\w)")
 _SENTENCE = re.compile(
     r"\A\s*(?P<title>.{12,400}?(?:(?<!\b[A-Z])(?<!\b(?:Mr|Dr|Ms|St|vs|No))(?<!Inc|Mrs|Ltd)[.!?]"
     r"[\"'\u201d)]*(?=\s)|[\u3002\uff01\uff1f]))\s*(?P<body>.*)\Z",
@@ -87,9 +88,11 @@ def pseudo_query_pairs(
 
 
 def _by_title(text: str, metadata: dict[str, object]) -> tuple[str, str] | None:
-    split = _split(text, _HEADING) or _split(text, _UNDERLINED) or _split(text, _TITLE_LINE)
-    # The line before a blank one may be the end of some code, such as "msg)".
-    if split is not None and _WORD.search(split[0]) and split[0].count(")") <= split[0].count("("):
+    split = _split(text, _HEADING) or _split(text, _UNDERLINED)
+    if split is not None:
+        return split
+    split = _split(text, _TITLE_LINE)
+    if split is not None and not _ends_code(split[0]):
         return split
     named = {key.lower(): value for key, value in metadata.items()}
     title = next((named[key] for key in _TITLE_KEYS if isinstance(named.get(key), str)), None)
@@ -99,6 +102,12 @@ def _by_title(text: str, metadata: dict[str, object]) -> tuple[str, str] | None:
     # Not where the title is the start of a longer word.
     body = re.sub(rf"\A{re.escape(title)}(?!\w)", "", text.strip()).strip()
     return (title, body) if body else None
+
+
+def _ends_code(line: str) -> bool:
+    """Tell whether a line closes what a line before it opened, such as "msg)"."""
+    unnumbered = _ENUMERATED.sub("", line)
+    return not _WORD.search(line) or unnumbered.count(")") > unnumbered.count("(")
 
 
 def _split(text: str, pattern: re.Pattern[str]) -> tuple[str, str] | None:

@@ -257,6 +257,7 @@ def compare_retrieval(
         )
     check_groups(dataset, groups)
     if general_dataset is not None:
+        general_dataset = own_dataset(general_dataset)
         require_dataset(general_dataset, name="general_dataset")
     options = EvaluationOptions(
         k_values=k_values,

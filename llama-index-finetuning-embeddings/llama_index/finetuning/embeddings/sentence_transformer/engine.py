@@ -541,6 +541,7 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
                 # Steps are chosen without the matrix, and the start may gain more by it.
                 if result and start_whitened and _ndcg(result) < _ndcg(start_whitened):
                     start.restore()
+                    set_max_seq_length(self.model, start_length)
                     best_step, result = BASE_STEP, self._settle_whitening(held)
             except BaseException:
                 # The others of several processes may be gone, so that each reads for itself.

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import torch
 from sentence_transformers import SentenceTransformer
 
 from llama_index.finetuning.embeddings.errors import ModelFolderError
@@ -27,6 +28,8 @@ def load_sentence_transformer(
         check_names_no_code(Path(path))
     try:
         return SentenceTransformer(os.fspath(path), trust_remote_code=trust_remote_code, **kwargs)
+    except (ImportError, torch.cuda.OutOfMemoryError):
+        raise  # no fault of the folder
     except Exception as error:  # no such model, no connection, damaged files
         raise ModelFolderError(
             f"The model {os.fspath(path)!r} can't be loaded ({type(error).__name__}: {error}). "
