@@ -20,11 +20,7 @@ from llama_index.finetuning.embeddings.dataset import (
 from llama_index.finetuning.embeddings.errors import ConfigurationError, ModelFolderError
 from llama_index.finetuning.embeddings.files import check_apart, check_writable, output_lock
 from llama_index.finetuning.embeddings.manifest import read_manifest
-from llama_index.finetuning.embeddings.model_folder import (
-    SIDES,
-    has_two_sides,
-    is_model,
-)
+from llama_index.finetuning.embeddings.model_folder import SIDES, has_two_sides, is_model
 from llama_index.finetuning.embeddings.sentence_transformer.length import set_max_seq_length
 from llama_index.finetuning.embeddings.sentence_transformer.loading import load_sentence_transformer
 from llama_index.finetuning.embeddings.sentence_transformer.saving import save_merged

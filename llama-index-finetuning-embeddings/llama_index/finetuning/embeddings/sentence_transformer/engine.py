@@ -33,11 +33,7 @@ from llama_index.finetuning.embeddings.errors import (
 from llama_index.finetuning.embeddings.evaluation.evaluate import RetrievalResult
 from llama_index.finetuning.embeddings.files import check_apart, output_lock, work_folder
 from llama_index.finetuning.embeddings.manifest import describe_run
-from llama_index.finetuning.embeddings.model_folder import (
-    SIDES,
-    has_two_sides,
-    open_model,
-)
+from llama_index.finetuning.embeddings.model_folder import SIDES, has_two_sides, open_model
 from llama_index.finetuning.embeddings.report import RetrievalReport, report_from_results
 from llama_index.finetuning.embeddings.sentence_transformer import (
     distributed,
