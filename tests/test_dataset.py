@@ -23,7 +23,7 @@ from llama_index.finetuning.embeddings import (
     evaluate_retrieval,
     json_stream,
 )
-from llama_index.finetuning.embeddings.dataset import own_dataset
+from llama_index.finetuning.embeddings.dataset import require_dataset
 
 GOOD = {
     "queries": {"q1": "one", "q2": "two"},
@@ -396,4 +396,6 @@ def test_a_dataset_of_the_core_is_taken(tmp_path, caplog):
     )
     assert next(reports) == next(reports)
     with pytest.raises(DatasetError, match="x"):
-        own_dataset(core(queries={"q": "?"}, corpus={}, relevant_docs={"q": ["x"]}))
+        require_dataset(
+            core(queries={"q": "?"}, corpus={}, relevant_docs={"q": ["x"]}), name="dataset"
+        )

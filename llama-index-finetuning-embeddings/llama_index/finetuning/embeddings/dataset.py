@@ -160,11 +160,11 @@ class EmbeddingQAFinetuneDataset(BaseModel):
         Raises:
             ConfigurationError: ``other`` is no dataset, or ``threshold`` is out of range.
         """
-        require_dataset(other, name="other")
+        theirs = require_dataset(other, name="other")
         return description.leakage(
-            (self.queries, other.queries),
-            (self.corpus, other.corpus),
-            (self._relevant_ids(self.queries), other._relevant_ids(other.queries)),
+            (self.queries, theirs.queries),
+            (self.corpus, theirs.corpus),
+            (self._relevant_ids(self.queries), theirs._relevant_ids(theirs.queries)),
             threshold=threshold,
         )
 
@@ -395,38 +395,29 @@ class EmbeddingQAFinetuneDataset(BaseModel):
         )
 
 
-def own_dataset(value: Any) -> Any:
-    """Return a dataset of the class that llama-index-core 0.13 brought as one of this package.
-
-    Anything else is returned as it is. The retired package had a class of that name too.
-
-    Raises:
-        DatasetError: Its contents do not fit together.
-    """
-    own = EmbeddingQAFinetuneDataset
-    if isinstance(value, own) or type(value).__name__ != own.__name__:
-        return value
-    held = ("queries", "corpus", "relevant_docs", "hard_negatives", "mode")
-    return own(**{name: getattr(value, name) for name in held if hasattr(value, name)})
-
-
-def require_dataset(value: Any, *, name: str) -> None:
+def require_dataset(value: Any, *, name: str) -> EmbeddingQAFinetuneDataset:
     """Make sure that an argument is a dataset, not the path of one for instance, and still sound.
 
     Args:
-        value: What was given.
+        value: What was given. A dataset of the class that llama-index-core 0.13 brought becomes
+            one of this package; the retired package had a class of that name too.
         name: The argument that it was given as, for the message.
 
     Raises:
         ConfigurationError: It is something else.
-        DatasetError: It was changed in place, and its contents no longer fit together.
+        DatasetError: Its contents do not fit together, where it was changed in place for instance.
     """
-    if not isinstance(value, EmbeddingQAFinetuneDataset):
+    own = EmbeddingQAFinetuneDataset
+    if isinstance(value, own):
+        value.check()
+        return value
+    if type(value).__name__ != own.__name__:
         raise ConfigurationError(
             f"{name!r} must be an EmbeddingQAFinetuneDataset (got {type(value).__name__}). Read a "
             "file with EmbeddingQAFinetuneDataset.from_json(path)."
         )
-    value.check()
+    held = ("queries", "corpus", "relevant_docs", "hard_negatives", "mode")
+    return own(**{name: getattr(value, name) for name in held if hasattr(value, name)})
 
 
 def warn_of_shared_queries(

@@ -14,7 +14,6 @@ from sentence_transformers import SentenceTransformer
 from llama_index.finetuning.embeddings.adapters.folder import CONFIG
 from llama_index.finetuning.embeddings.dataset import (
     EmbeddingQAFinetuneDataset,
-    own_dataset,
     require_dataset,
 )
 from llama_index.finetuning.embeddings.errors import ConfigurationError, ModelFolderError
@@ -71,7 +70,8 @@ def merge_with_base(
             loaded, or a folder names code of its own without ``trust_remote_code``.
         OutputError: The output can't be written, or another run is writing it.
     """
-    val_dataset = own_dataset(val_dataset)
+    if weight is None and val_dataset is not None:
+        val_dataset = require_dataset(val_dataset, name="val_dataset")
     _check_weight(weight, val_dataset)
     folder, output = Path(finetuned_path), Path(output_path)
     if not is_model(folder):
@@ -173,7 +173,6 @@ def _check_weight(weight: Any, val_dataset: Any) -> None:
                 "'weight' is None, which chooses it on a validation set: pass 'val_dataset', or a "
                 "weight from 0 to 1."
             )
-        require_dataset(val_dataset, name="val_dataset")
         return
     if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight <= 1:
         raise ConfigurationError(f"'weight' must be a number from 0 to 1 (got {weight!r}).")

@@ -18,22 +18,8 @@ from llama_index.finetuning.embeddings.adapters import (
     Transform,
     saves_itself,
 )
-from llama_index.finetuning.embeddings.dataset import require_dataset
 from llama_index.finetuning.embeddings.encoding import stated_dimension
 from llama_index.finetuning.embeddings.errors import ConfigurationError, ModelFolderError
-
-
-def check_datasets(dataset: Any, val_dataset: Any) -> None:
-    """Make sure that the datasets are datasets, and still sound if they were changed in place.
-
-    Raises:
-        ConfigurationError: One is something else.
-        DatasetError: The contents of one do not fit together.
-    """
-    for name, one in (("dataset", dataset), ("val_dataset", val_dataset)):
-        if one is None and name == "val_dataset":
-            continue
-        require_dataset(one, name=name)
 
 
 def check_dimension(

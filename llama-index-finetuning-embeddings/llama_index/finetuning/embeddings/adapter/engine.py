@@ -12,7 +12,6 @@ from typing_extensions import Self
 
 from llama_index.finetuning.embeddings.adapter.checks import (
     check_adapter,
-    check_datasets,
     check_device,
     check_dimension,
     check_step,
@@ -40,7 +39,7 @@ from llama_index.finetuning.embeddings.adapters import (
 from llama_index.finetuning.embeddings.base import BaseFinetuningEngine
 from llama_index.finetuning.embeddings.dataset import (
     EmbeddingQAFinetuneDataset,
-    own_dataset,
+    require_dataset,
     warn_of_shared_queries,
 )
 from llama_index.finetuning.embeddings.errors import ConfigurationError, ModelFolderError
@@ -120,7 +119,7 @@ class EmbeddingAdapterFinetuneEngine(BaseFinetuningEngine):
             )
         if bias and adapter_model is not None:
             logger.warning("'bias' does nothing: the adapter that is given has its own say.")
-        self.dataset = own_dataset(dataset)
+        self.dataset = require_dataset(dataset, name="dataset")
         self.embed_model = embed_model
         self.batch_size = batch_size
         self.summary = ""
@@ -312,8 +311,8 @@ class EmbeddingAdapterFinetuneEngine(BaseFinetuningEngine):
 
     def _options(self, train_kwargs: dict[str, Any]) -> TrainingOptions:
         given = {**self._train_kwargs, **train_kwargs}
-        if "val_dataset" in given:
-            given["val_dataset"] = own_dataset(given["val_dataset"])
+        if given.get("val_dataset") is not None:
+            given["val_dataset"] = require_dataset(given["val_dataset"], name="val_dataset")
         return parse(
             self._defaults,
             given,
@@ -322,7 +321,7 @@ class EmbeddingAdapterFinetuneEngine(BaseFinetuningEngine):
 
     def _check(self, options: TrainingOptions) -> None:
         """Check everything that can be checked without embedding or writing."""
-        check_datasets(self.dataset, options.val_dataset)
+        require_dataset(self.dataset, name="dataset")
         check_writable(self._model_output_path, name="model_output_path")
         check_apart(
             sources(self.embed_model),

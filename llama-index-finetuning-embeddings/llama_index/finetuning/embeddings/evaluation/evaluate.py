@@ -13,7 +13,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from llama_index.finetuning.embeddings.dataset import (
     EmbeddingQAFinetuneDataset,
-    own_dataset,
     require_dataset,
 )
 from llama_index.finetuning.embeddings.encoding import Side, encode
@@ -97,8 +96,7 @@ def evaluate_retrieval(
         DatasetError: ``relevance`` does not fit the dataset.
         EncodingError: The model returned unusable vectors.
     """
-    dataset = own_dataset(dataset)
-    require_dataset(dataset, name="dataset")
+    dataset = require_dataset(dataset, name="dataset")
     check_sizes(k_values, "k_values")
     check_similarity(similarity)
     check_relevance(dataset, relevance)

@@ -11,7 +11,6 @@ from tqdm.auto import tqdm
 
 from llama_index.finetuning.embeddings.dataset import (
     EmbeddingQAFinetuneDataset,
-    own_dataset,
     require_dataset,
 )
 from llama_index.finetuning.embeddings.encoding import encode
@@ -98,8 +97,7 @@ def mine_hard_negatives(
         MissingExtraError: ``use_faiss`` without faiss.
         OutputError: ``cache_dir`` can't be written.
     """
-    dataset = own_dataset(dataset)
-    require_dataset(dataset, name="dataset")
+    dataset = require_dataset(dataset, name="dataset")
     check_integer("seed", seed, minimum=0)
     check_integer("num_negatives", num_negatives, minimum=1)
     check_integer("range_min", range_min, minimum=0)

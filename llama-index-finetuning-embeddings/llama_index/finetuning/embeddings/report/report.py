@@ -12,7 +12,6 @@ from llama_index.core.base.embeddings.base import BaseEmbedding
 
 from llama_index.finetuning.embeddings.dataset import (
     EmbeddingQAFinetuneDataset,
-    own_dataset,
     require_dataset,
 )
 from llama_index.finetuning.embeddings.errors import ConfigurationError, MissingExtraError
@@ -246,8 +245,7 @@ def compare_retrieval(
         EncodingError: A model returned unusable vectors.
         MissingExtraError: BM25 was asked for and bm25s is not installed.
     """
-    dataset = own_dataset(dataset)
-    require_dataset(dataset, name="dataset")
+    dataset = require_dataset(dataset, name="dataset")
     check_sizes(k_values, "k_values")
     check_integer("seed", seed, minimum=0)
     if metric not in metric_names(k_values):
@@ -257,8 +255,7 @@ def compare_retrieval(
         )
     check_groups(dataset, groups)
     if general_dataset is not None:
-        general_dataset = own_dataset(general_dataset)
-        require_dataset(general_dataset, name="general_dataset")
+        general_dataset = require_dataset(general_dataset, name="general_dataset")
     options = EvaluationOptions(
         k_values=k_values,
         similarity=similarity,

@@ -6,7 +6,6 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from llama_index.finetuning.embeddings.dataset import require_dataset
 from llama_index.finetuning.embeddings.errors import ConfigurationError
 from llama_index.finetuning.embeddings.files import check_writable
 from llama_index.finetuning.embeddings.sentence_transformer.precision import PRECISIONS
@@ -21,7 +20,6 @@ def check_arguments(
     model_id: Any,
     train: Any,
     early_stopping_patience: Any,
-    dataset: Any,
     val_dataset: Any,
     batch_size: Any,
     epochs: Any,
@@ -40,16 +38,12 @@ def check_arguments(
 
     Raises:
         ConfigurationError: One can't; the message names it, its value and what it must be.
-        DatasetError: A dataset was changed after construction and no longer fits together.
     """
     if not isinstance(model_id, str | os.PathLike):
         raise ConfigurationError(
             "'model_id' must be a folder, or a model's name on the Hugging Face Hub (got "
             f"{type(model_id).__name__})."
         )
-    require_dataset(dataset, name="dataset")
-    if val_dataset is not None:
-        require_dataset(val_dataset, name="val_dataset")
     check_seed(seed)
     for one in callbacks:
         kind = one if isinstance(one, type) else type(one)

@@ -20,7 +20,7 @@ from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 from llama_index.finetuning.embeddings.base import BaseFinetuningEngine
 from llama_index.finetuning.embeddings.dataset import (
     EmbeddingQAFinetuneDataset,
-    own_dataset,
+    require_dataset,
     warn_of_shared_queries,
 )
 from llama_index.finetuning.embeddings.description import token_lengths
@@ -231,12 +231,13 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
         seed: int = 42,
     ) -> None:
         self.callbacks = list(callbacks or [])
-        dataset, val_dataset = own_dataset(dataset), own_dataset(val_dataset)
+        dataset = require_dataset(dataset, name="dataset")
+        if val_dataset is not None:
+            val_dataset = require_dataset(val_dataset, name="val_dataset")
         check_arguments(
             model_id=model_id,
             train=train,
             early_stopping_patience=early_stopping_patience,
-            dataset=dataset,
             val_dataset=val_dataset,
             batch_size=batch_size,
             epochs=epochs,
@@ -533,12 +534,15 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
                         best_step, result = BASE_STEP, held
                 else:
                     trainer.check_weights()
-                result = self._settle_whitening(result)
+                unmoved = best_step == BASE_STEP
+                result = self._settle_whitening(
+                    result, start_whitened if unmoved else self._whitened_result()
+                )
                 # Steps are chosen without the matrix, and the start may gain more by it.
                 if result and start_whitened and _ndcg(result) < _ndcg(start_whitened):
                     start.restore()
                     set_max_seq_length(self.model, start_length)
-                    best_step, result = BASE_STEP, self._settle_whitening(held)
+                    best_step, result = BASE_STEP, self._settle_whitening(held, start_whitened)
             except BaseException:
                 # The others of several processes may be gone, so that each reads for itself.
                 if start.path.is_file():
@@ -583,11 +587,17 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
             known = {} if self.evaluator is None else self.evaluator.document_vectors()
             self._task.frozen_documents.encode(self.model, halves.get(precision), known)
 
-    def _settle_whitening(self, result: RetrievalResult | None) -> RetrievalResult | None:
-        """Decide whether the queries are whitened, and return the result that goes with that."""
+    def _settle_whitening(
+        self, result: RetrievalResult | None, other: RetrievalResult | None
+    ) -> RetrievalResult | None:
+        """Decide whether the queries are whitened, and return the result that goes with that.
+
+        Args:
+            result: Of the present weights.
+            other: Of the same weights with whitened queries; None where it can't be known.
+        """
         documents = self._task.frozen_documents
         self._whitening = None if documents is None else documents.whitening
-        other = self._whitened_result()
         if other is None or result is None:
             return result
         if _ndcg(other) > _ndcg(result):
