@@ -683,6 +683,8 @@ def test_a_dataset_that_is_not_there(run, command):
         ("full", "--train", "d", "--model", "m", "-o", "x", "--matryoshka-dims", "8,x"),
         ("full", "--train", "d", "--model", "m", "-o", "x", "--max-seq-length", "long"),
         ("evaluate", "m", "--data", "d", "--dims", "8,"),
+        ("evaluate", "m", "--data", "d", "--dims", "8,0"),
+        ("evaluate", "m", "--data", "d", "--seed", "-1"),
         ("merge", "out", "--base", "m"),
         ("no-such-command",),
     ],
@@ -692,6 +694,13 @@ def test_mistakes_in_use(run, arguments):
     outcome = run(*arguments)
     assert (outcome.code, outcome.out) == (2, "")
     assert "Usage:" in outcome.err
+
+
+def test_an_unknown_metric_is_told_before_a_model_is_loaded(run, data):
+    """There is no model of that name, which would be told otherwise."""
+    outcome = run("evaluate", "nowhere", "--data", data, "--metric", "ndcg")
+    assert outcome.code == 1
+    assert "'metric' must be in" in outcome.err
 
 
 # --- full ----------------------------------------------------------------------------------

@@ -57,7 +57,7 @@ def test_a_relevant_document_named_twice_counts_once():
 def test_graded_relevance_takes_the_place_of_relevant_docs():
     """d2 counts 3 and d1 counts 1 and d0 nothing: nDCG@2 of (d1, d2) is below 1."""
     dataset = dataset_of({"a": ["d0"]})
-    relevance = {"a": {"d2": 3, "d1": 1, "d0": 0}, "no query": {}}
+    relevance = {"a": {"d2": 3, "d1": 1, "d0": 0, "in another part": 0}, "no query": {}}
     result = evaluate_rankings(np.array([[1, 2]]), dataset, k_values=[2], relevance=relevance)
     expected = (1 + 3 / np.log2(3)) / (3 + 1 / np.log2(3))
     assert result.metrics["ndcg@2"] == pytest.approx(expected)
@@ -71,6 +71,7 @@ def test_graded_relevance_takes_the_place_of_relevant_docs():
         ({"a": {"d0": 0}}, "1 queries have no document above 0"),
         ({"a": {"d9": 1}}, r"not in the corpus: 'd9 \(of query a\)'"),
         ({"a": ["d0"]}, "must map each query id to a mapping"),
+        (["a"], "must map each query id to a mapping"),
         ({"a": {"d0": float("inf")}}, "negative or not finite"),
         ({"a": {"d0": "2"}}, "no number, negative"),
         ({"a": {"d0": 1, "d1": -1}}, r"negative or not finite: 'd1 \(of query a\): -1'"),

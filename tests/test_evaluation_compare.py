@@ -423,6 +423,7 @@ def test_judgements_and_similarity_reach_every_system():
         ({"base": "local"}, {}, r"'models' must map names .* \(got str for 'base'\)"),
         ({"base": HashEmbedding()}, {"dims": [0]}, r"'dims' must hold .* \(got \[0\]\)"),
         ({"base": HashEmbedding()}, {"dims": [8.0]}, r"'dims' must hold .* \(got \[8\.0\]\)"),
+        ({256: HashEmbedding()}, {}, r"'models' must have names that are strings \(got 256\)"),
         ({"bm25": HashEmbedding()}, {"bm25": True}, "must not use names that start with 'bm25'"),
     ],
 )

@@ -76,6 +76,14 @@ def test_an_adapter_over_a_base_that_is_found_by_name(tiny_bert_dir, tmp_path):
     )
 
 
+def test_an_adapter_over_a_base_that_reads_whole_texts(tiny_model_dir, tmp_path):
+    """A StaticEmbedding has no greatest length, and comes back by its folder all the same."""
+    expected = finetuned(load_finetuned_model(tiny_model_dir), tmp_path / "a")
+    loaded = load_finetuned_model(tmp_path / "a")
+    assert loaded.base_embed_model.max_length == float("inf")
+    assert loaded.get_query_embedding("amber") == expected.get_query_embedding("amber")
+
+
 def test_a_base_that_cuts_its_vectors_comes_back(tiny_bert_dir, tmp_path):
     """`truncate_dim` is in the folder, though HuggingFaceEmbedding has no field of that name."""
     base = HuggingFaceEmbedding(str(tiny_bert_dir), device="cpu", truncate_dim=16)

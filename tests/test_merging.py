@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import shutil
 
 import numpy as np
@@ -169,14 +170,29 @@ def test_another_architecture_is_refused(folders, tiny_model_dir, tmp_path):
 
 
 def test_modules_of_other_settings_are_refused(folders, tiny_bert_dir, tmp_path):
-    """Where upstream finds them different, its reason is told as the other ones are."""
+    """Equal weights are no equal models; where upstream compares them, its reason is told too."""
     base = SentenceTransformer(str(tiny_bert_dir), device="cpu")
     base[1].include_prompt = not base[1].include_prompt
     base.save(str(tmp_path / "base"))
+    with pytest.raises(ConfigurationError, match="its module '1' is Pooling"):
+        merge_with_base(folders["both"], tmp_path / "base", tmp_path / "merged")
+    assert not (tmp_path / "merged").exists()
     if importlib.util.find_spec("mergekit") is None:
         pytest.skip("upstream compares them only where mergekit is installed")
+    finetuned = SentenceTransformer(str(folders["both"]), device="cpu")
     with pytest.raises(ConfigurationError, match="can't be mixed with the finetuned model"):
-        merge_with_base(folders["both"], tmp_path / "base", tmp_path / "merged")
+        merging.mixed(finetuned, base, 0.5)
+
+
+def test_another_base_is_told(folders, tiny_bert_dir, tmp_path, caplog):
+    """Equal shapes do not show it: the record does, and where there is none, that is told."""
+    other = shutil.copytree(tiny_bert_dir, tmp_path / "other")
+    merge_with_base(folders["both"], os.path.relpath(tiny_bert_dir), tmp_path / "merged")
+    assert not caplog.records
+    merge_with_base(folders["both"], other, tmp_path / "merged")
+    assert f"came from {str(tiny_bert_dir)!r} and is now mixed with {str(other)!r}" in caplog.text
+    merge_with_base(tiny_bert_dir, folders["both"], tmp_path / "swapped")
+    assert "no finetuning.json that names its base" in caplog.text
 
 
 def test_no_model_and_merging_in_place(folders, tiny_bert_dir, tmp_path):

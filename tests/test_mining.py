@@ -268,8 +268,11 @@ def test_cross_encoder_scores_stay_with_their_query():
 def test_unusable_cross_encoder(value):
     """Several numbers per pair, or none, is an error that says so."""
     scorer = TableScorer(dict.fromkeys(SCORES, value))
+    model = PlaneEmbedding()
     with pytest.raises(EncodingError, match=r"one finite number per pair"):
-        mined(cross_encoder=scorer)
+        mine_hard_negatives(plane_dataset(), model, cross_encoder=scorer)
+    assert model.query_calls == 0
+    assert model.text_batches == []
 
 
 def test_too_few_negatives_are_logged(caplog):

@@ -33,6 +33,7 @@ from llama_index.finetuning.embeddings.report.tables import (
     in_bytes,
     metrics_table,
 )
+from llama_index.finetuning.embeddings.report.training import training_curve
 
 HOSTILE = "<script>alert('x')</script> & \"quoted\""
 LOG = {
@@ -368,6 +369,38 @@ def test_a_legend_stays_in_its_figure(one_system, names):
     assert all(text.get_text()[-5:] == name[-5:] for text, name in zip(texts, names, strict=True))
 
 
+def test_long_names_stay_apart_and_in_their_figures(one_system):
+    """Folders that begin and end alike are told by what differs, in every picture."""
+    comparison = one_system.comparison
+    names = [f"{'experiments/' * 6}lr{rate}/{'run/' * 6}model" for rate in ("2e-5", "5e-5")]
+    names += [f"system {i}" for i in range(14)]
+    report = dataclasses.replace(
+        one_system,
+        comparison=dataclasses.replace(
+            comparison,
+            estimates=dict.fromkeys(names, comparison.estimates["only"]),
+            changes={names[1]: np.array([0.5])},
+            differences={names[1]: {"ndcg@10": Difference(0.5, 0.5, 0.5, 0.5, 1, 0, 0)}},
+        ),
+        dimensions=[DimensionResult(8, dict.fromkeys(names, 0.5))],
+    )
+    figures = report.plot()
+    for figure in figures.values():
+        figure.draw_without_rendering()
+    for name in ("metrics", "dimensions"):
+        texts = figures[name].legends[0].get_texts()
+        assert len({text.get_text() for text in texts}) == len(names)
+        assert "2e-5" in texts[0].get_text()
+        box = figures[name].legends[0].get_window_extent()
+        assert box.x1 <= figures[name].bbox.x1
+        assert box.y0 > figures[name].axes[0].get_window_extent().y1
+        assert figures[name].axes[0].get_window_extent().height > 100
+    looks = {(one.get_color(), one.get_marker()) for one in figures["dimensions"].axes[0].lines}
+    assert len(looks) == len(names)
+    title = figures["queries"].axes[0]._left_title.get_window_extent()
+    assert title.x1 <= figures["queries"].bbox.x1
+
+
 @pytest.mark.parametrize("name", ["_base", "a $x_$ b", "$5 or $6"])
 def test_names_are_drawn_as_they_are(one_system, name):
     """An underscore in front hides no name from a legend, and dollars are no formula."""
@@ -384,7 +417,7 @@ def test_names_are_drawn_as_they_are(one_system, name):
         dimensions=[DimensionResult(8, {name: 0.5, "other": 0.5})],
     )
     figures = report.plot()
-    for legend in (figures["metrics"].legends[0], figures["dimensions"].axes[0].get_legend()):
+    for legend in (figures["metrics"].legends[0], figures["dimensions"].legends[0]):
         assert [text.get_text() for text in legend.get_texts()] == [name, "other"]
     for figure in figures.values():
         assert name in plots.to_svg(figure, "x", "x")
@@ -522,6 +555,16 @@ def test_only_the_metric_itself_is_read(one_system):
     assert one_system.with_training(log).training.metric == []
 
 
+def test_a_curve_has_the_steps_of_a_hit_rate_or_is_not_there():
+    """Upstream logs it as an accuracy; a cut-off that nothing logs has no curve of one point."""
+    log = {
+        "metrics": {"before": {"hit_rate@3": 0.25, "ndcg@5": 0.5}},
+        "training_log": [{"step": 5, "eval_cosine_accuracy@3": 0.75}],
+    }
+    assert training_curve(log, "hit_rate@3").metric == [(0, 0.25), (5, 0.75)]
+    assert training_curve(log, "ndcg@5").metric == []
+
+
 @pytest.mark.parametrize(
     "damaged",
     [
@@ -553,10 +596,10 @@ def test_a_run_without_a_log_has_no_curve(one_system):
 def test_many_systems_stay_apart(one_system):
     """Where the seven colours come round again, bars get a pattern."""
     comparison = one_system.comparison
-    estimates = {f"system {i}": comparison.estimates["only"] for i in range(9)}
+    estimates = {f"system {i}": comparison.estimates["only"] for i in range(20)}
     report = dataclasses.replace(
         one_system, comparison=dataclasses.replace(comparison, estimates=estimates)
     )
     bars = report.plot()["metrics"].axes[0].patches
     looks = {(bar.get_facecolor(), bar.get_hatch()) for bar in bars}
-    assert len(looks) == 9
+    assert len(looks) == 20

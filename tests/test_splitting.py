@@ -1,5 +1,6 @@
 """Splits: nothing shared that should not be, sizes, determinism, and what each part holds."""
 
+import numpy as np
 import pytest
 from fakes import tiny_dataset
 from hypothesis import given, settings
@@ -95,6 +96,9 @@ def test_sizes():
     dataset = tiny_dataset(n_documents=24, queries_per_document=1)
     assert len(dataset.train_test_split(0.2)[1].queries) == 5  # 4.8
     assert len(dataset.train_test_split(7)[1].queries) == 7
+    assert dataset.train_test_split(np.int64(7), seed=np.int64(5)) == dataset.train_test_split(
+        7, seed=5
+    )
     assert len(dataset.train_test_split(0.001)[1].queries) == 1
     assert len(dataset.train_test_split(0.999)[1].queries) == 23
 
@@ -173,6 +177,8 @@ def test_copies_of_a_document_connect_their_groups():
         ({"test_size": 1.0}, ConfigurationError, r"'test_size'"),
         ({"test_size": 24}, ConfigurationError, r"from 1 to 23 \(got 24\)"),
         ({"test_size": True}, ConfigurationError, r"'test_size' .* \(got True\)"),
+        ({"test_size": "0.2"}, ConfigurationError, r"'test_size' .* \(got '0\.2'\)"),
+        ({"seed": None}, ConfigurationError, r"'seed' must be .* \(got None\)"),
         ({"by": "page"}, ConfigurationError, r"'by' must be in .* \(got 'page'\)"),
         ({"by": "group"}, ConfigurationError, "needs 'groups'"),
         ({"groups": {}}, ConfigurationError, r"'groups' is for by='group' \(got by='document'\)"),

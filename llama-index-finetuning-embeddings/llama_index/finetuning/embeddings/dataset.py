@@ -140,7 +140,9 @@ class EmbeddingQAFinetuneDataset(BaseModel):
 
         Raises:
             ConfigurationError: An argument is none of these.
+            DatasetError: The dataset was changed in place and no longer fits together.
         """
+        self.check()
         return description.describe(
             self.queries,
             self.corpus,
@@ -159,7 +161,9 @@ class EmbeddingQAFinetuneDataset(BaseModel):
 
         Raises:
             ConfigurationError: ``other`` is no dataset, or ``threshold`` is out of range.
+            DatasetError: One was changed in place and no longer fits together.
         """
+        self.check()
         theirs = require_dataset(other, name="other")
         return description.leakage(
             (self.queries, theirs.queries),
@@ -180,7 +184,9 @@ class EmbeddingQAFinetuneDataset(BaseModel):
 
         Raises:
             ConfigurationError: ``threshold`` is out of range.
+            DatasetError: The dataset was changed in place and no longer fits together.
         """
+        self.check()
         relevant_docs, hard_negatives = consolidated(
             self.queries,
             self.corpus,

@@ -7,6 +7,7 @@ so that a million documents take seconds and never a million times a million com
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from numbers import Real
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,7 +58,7 @@ def near_duplicate_clusters(
     Raises:
         ConfigurationError: ``threshold`` is out of range.
     """
-    if not 0 < threshold <= 1:
+    if not isinstance(threshold, Real) or not 0 < threshold <= 1:
         raise ConfigurationError(f"'threshold' must be in (0, 1] (got {threshold!r}).")
     seen: dict[str, int] = {}
     plain = [_plain(text) for text in texts]

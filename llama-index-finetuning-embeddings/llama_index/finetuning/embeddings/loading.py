@@ -10,7 +10,7 @@ from llama_index.finetuning.embeddings.adapter_embedding import AdapterEmbedding
 from llama_index.finetuning.embeddings.adapters import AdapterDescription, describe_adapter_folder
 from llama_index.finetuning.embeddings.errors import ConfigurationError, ModelFolderError
 from llama_index.finetuning.embeddings.manifest import read_manifest
-from llama_index.finetuning.embeddings.model_folder import is_model, open_model
+from llama_index.finetuning.embeddings.model_folder import is_model, open_model, open_one
 from llama_index.finetuning.embeddings.trust import check_names_no_code
 
 
@@ -70,14 +70,11 @@ def _base(folder: Path, description: AdapterDescription) -> BaseEmbedding:
             f"{str(folder)!r} names {what}, which can't be loaded by its name. Pass the model as "
             "'base_embed_model'."
         )
-    from llama_index.embeddings.huggingface import HuggingFaceEmbedding
-
     check_names_no_code(Path(name))
     try:
-        base: BaseEmbedding = HuggingFaceEmbedding(model_name=name, **description.base_settings)
+        return open_one(name, description.base_settings)
     except Exception as error:  # no connection, no such model, a damaged one
         raise ModelFolderError(
             f"The base {name!r} of the adapter in {str(folder)!r} can't be loaded ({error}). Pass "
             "the model as 'base_embed_model'."
         ) from error
-    return base

@@ -64,7 +64,7 @@ def merge_with_base(
 
     Raises:
         ConfigurationError: The weight is no share, it is to be chosen without ``val_dataset`` or
-            given with one, or the models have different weights.
+            given with one, or the models have different weights or modules.
         DatasetError: ``val_dataset`` was changed so that it does not fit together.
         ModelFolderError: There is no finetuned model at ``finetuned_path``, a model can't be
             loaded, or a folder names code of its own without ``trust_remote_code``.
@@ -92,6 +92,8 @@ def merge_with_base(
         load_sentence_transformer, trust_remote_code=trust_remote_code, device="cpu"
     )
 
+    facts = read_manifest(folder)
+    _warn_of_other_base(facts.get("base_model"), base_model_id)
     with output_lock(output, name="output_path"):
         two_sides = has_two_sides(folder)
         finetuned = load(folder / SIDES[0] if two_sides else folder)
@@ -99,7 +101,7 @@ def merge_with_base(
         base = load(base_model_id)
         whiten_alike(base, finetuned)
         _check_same_shape(finetuned, base)
-        facts = read_manifest(folder)
+        _check_same_modules(finetuned, base)
         tried: dict[str, float] = {}
         if val_dataset is not None:
             prompts = facts.get("prompts") or {}
@@ -194,3 +196,38 @@ def _check_same_shape(finetuned: SentenceTransformer, base: SentenceTransformer)
         f"in name or shape, for instance {', '.join(map(repr, names[:3]))}. Give the base that "
         f"finetuning.json names."
     )
+
+
+def _check_same_modules(finetuned: SentenceTransformer, base: SentenceTransformer) -> None:
+    """Make sure that the vectors come about alike: by the same pooling, for instance."""
+    for (name, ours), theirs in zip(finetuned.named_children(), base.children(), strict=True):
+        if type(ours) is not type(theirs) or _settings(ours) != _settings(theirs):
+            raise ConfigurationError(
+                f"'base_model_id' is not what the finetuned model came from: its module {name!r} "
+                f"is {theirs}, the finetuned model's is {ours}. Give the base that finetuning.json "
+                "names."
+            )
+
+
+def _settings(module: torch.nn.Module) -> dict[str, Any]:
+    config: Any = getattr(module, "get_config_dict", dict)
+    found = config()
+    # Finetuning may have changed it.
+    return {name: value for name, value in found.items() if name != "max_seq_length"}
+
+
+def _warn_of_other_base(recorded: Any, given: str | os.PathLike[str]) -> None:
+    """Log that a base is another than the one in the record, which equal shapes do not show."""
+    if recorded is None:
+        logger.warning(
+            "The finetuned folder has no finetuning.json that names its base: whether %r is it "
+            "can't be checked.",
+            os.fspath(given),
+        )
+    elif recorded != os.fspath(given) and Path(recorded).resolve() != Path(given).resolve():
+        logger.warning(
+            "The finetuned model came from %r and is now mixed with %r: that only makes sense if "
+            "the two are the same model.",
+            recorded,
+            os.fspath(given),
+        )

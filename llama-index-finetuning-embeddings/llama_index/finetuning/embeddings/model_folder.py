@@ -6,6 +6,7 @@ for ``encode_query`` and ``encode_document``, and each side loads by itself too.
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +43,8 @@ def open_model(folder: Path, settings: dict[str, Any]) -> BaseEmbedding:
     folder = folder.resolve()
     try:
         if not has_two_sides(folder):
-            return _open_one(folder, settings)
-        query, document = (_open_one(folder / side, settings) for side in SIDES)
+            return open_one(str(folder), settings)
+        query, document = (open_one(str(folder / side), settings) for side in SIDES)
     except Exception as error:  # whatever damage makes the reader fail
         raise ModelFolderError(
             f"The model in {str(folder)!r} can't be loaded ({type(error).__name__}: {error}). If "
@@ -56,13 +57,25 @@ def open_model(folder: Path, settings: dict[str, Any]) -> BaseEmbedding:
     )
 
 
-def _open_one(folder: Path, settings: dict[str, Any]) -> BaseEmbedding:
+def open_one(name: str, settings: Mapping[str, Any]) -> BaseEmbedding:
+    """Load one Sentence Transformer, a folder or a name on the Hub, as a LlamaIndex embedding.
+
+    Args:
+        name: Its folder or name.
+        settings: Arguments of ``HuggingFaceEmbedding``.
+    """
     from llama_index.embeddings.huggingface import HuggingFaceEmbedding
 
-    modules = json.loads((folder / MODULES).read_text(encoding="utf-8"))
-    if any(str(module.get("type")).endswith(".StaticEmbedding") for module in modules):
+    if _is_static(Path(name)):
         from llama_index.finetuning.embeddings.unbounded import UnboundedHuggingFaceEmbedding
 
-        return UnboundedHuggingFaceEmbedding(model_name=str(folder), **settings)
-    model: BaseEmbedding = HuggingFaceEmbedding(model_name=str(folder), **settings)
+        return UnboundedHuggingFaceEmbedding(model_name=name, **settings)
+    model: BaseEmbedding = HuggingFaceEmbedding(model_name=name, **settings)
     return model
+
+
+def _is_static(folder: Path) -> bool:
+    if not is_model(folder):
+        return False
+    modules = json.loads((folder / MODULES).read_text(encoding="utf-8"))
+    return any(str(module.get("type")).endswith(".StaticEmbedding") for module in modules)

@@ -2,10 +2,12 @@
 
 import random
 from collections.abc import Iterable, Mapping, Sequence
+from numbers import Integral, Real
 from typing import Literal, NamedTuple, get_args
 
 from llama_index.finetuning.embeddings.duplicates import DisjointSets, text_keys
 from llama_index.finetuning.embeddings.errors import ConfigurationError, DatasetError, shown
+from llama_index.finetuning.embeddings.validation import check_integer
 
 SplitBy = Literal["document", "query", "group"]
 TestCorpus = Literal["unseen", "all"]
@@ -41,6 +43,7 @@ def split(
         DatasetError: A relevant document has no group, or there is only one component.
     """
     _check(by, groups, test_corpus, relevant_docs, queries)
+    check_integer("seed", seed, minimum=0)
     wanted = _wanted(test_size, len(queries))
     keys = text_keys(corpus)
     relevant = {qid: [keys[docid] for docid in relevant_docs[qid]] for qid in queries}
@@ -58,7 +61,7 @@ def split(
             f"The dataset can't be split by {by}: its {len(queries):,} queries are all connected. "
             + ("Split by='query'." if by != "query" else "Add queries with another text.")
         )
-    random.Random(seed).shuffle(components)  # noqa: S311 - no secret
+    random.Random(int(seed)).shuffle(components)  # noqa: S311 - no secret
     test_ids = _taken(components, wanted)
     sides = [qid for qid in queries if qid not in test_ids], [q for q in queries if q in test_ids]
     own = [{key for qid in side for key in relevant[qid]} for side in sides]
@@ -98,10 +101,10 @@ def _check(
 
 
 def _wanted(test_size: float | int, n_queries: int) -> int:
-    whole = isinstance(test_size, int) and not isinstance(test_size, bool)
+    whole = isinstance(test_size, Integral) and not isinstance(test_size, bool)
     if n_queries < 2:
         raise DatasetError(f"A dataset of {n_queries} query can't be split. Add queries.")
-    if not 0 < test_size < (n_queries if whole else 1):
+    if not isinstance(test_size, Real) or not 0 < test_size < (n_queries if whole else 1):
         raise ConfigurationError(
             "'test_size' must be a share in (0, 1) or a number of queries from 1 to "
             f"{n_queries - 1:,} (got {test_size!r})."

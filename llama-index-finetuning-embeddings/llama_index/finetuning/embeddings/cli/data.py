@@ -10,7 +10,7 @@ import typer
 from llama_index.finetuning.embeddings.cli.output import AsJson, show, work
 
 Dataset = Annotated[str, typer.Argument(metavar="DATA", help="JSON file, or BEIR folder[:split].")]
-Seed = Annotated[int, typer.Option(help="Seed of all randomness.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of all randomness.")]
 
 
 def generate(

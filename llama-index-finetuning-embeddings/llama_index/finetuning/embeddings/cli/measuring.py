@@ -38,10 +38,13 @@ def evaluate(
     prefixes = sizes(dims, "--dims")
     with work():
         from llama_index.finetuning.embeddings.cli import inputs
+        from llama_index.finetuning.embeddings.evaluation.evaluate import DEFAULT_K_VALUES
+        from llama_index.finetuning.embeddings.evaluation.metrics import check_metric
         from llama_index.finetuning.embeddings.files import check_writable
 
         if html is not None:
             check_writable(html, name="--html", folder=False)
+        check_metric(metric, DEFAULT_K_VALUES)
         dataset = inputs.read_dataset(data)
         general_dataset = None if general is None else inputs.read_dataset(general)
         from llama_index.finetuning.embeddings import compare_retrieval

@@ -15,12 +15,12 @@ def sizes(given: str | None, option: str) -> list[int] | None:
     """
     if given is None:
         return None
-    try:
-        return [int(one) for one in given.split(",")]
-    except ValueError as error:
+    numbers = [one.strip() for one in given.split(",")]
+    if not all(one.isdecimal() and int(one) for one in numbers):
         raise typer.BadParameter(
             f"{given!r} is no list of numbers like 256,128.", param_hint=f"'{option}'"
-        ) from error
+        )
+    return [int(one) for one in numbers]
 
 
 def length(given: str) -> int | str | None:

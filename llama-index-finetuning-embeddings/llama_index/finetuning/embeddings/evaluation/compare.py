@@ -285,6 +285,11 @@ def _check_results(
 
 def check_groups(dataset: EmbeddingQAFinetuneDataset, groups: Mapping[str, str] | None) -> None:
     """Raise DatasetError unless every query has a group, if there are groups."""
+    if groups is not None and not isinstance(groups, Mapping):
+        raise DatasetError(
+            "'groups' must map each query id to the name of its group, such as {'q1': 'faq'} (got "
+            f"{type(groups).__name__})."
+        )
     without = [qid for qid in dataset.queries if groups is not None and qid not in groups]
     if without:
         raise DatasetError(

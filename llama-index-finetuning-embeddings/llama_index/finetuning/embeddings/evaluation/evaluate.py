@@ -97,7 +97,7 @@ def evaluate_retrieval(
         EncodingError: The model returned unusable vectors.
     """
     dataset = require_dataset(dataset, name="dataset")
-    check_sizes(k_values, "k_values")
+    k_values = check_sizes(k_values, "k_values")
     check_similarity(similarity)
     check_relevance(dataset, relevance)
     warn_of_own_texts(dataset)
@@ -154,7 +154,7 @@ def evaluate_vectors(
         DatasetError: ``relevance`` does not fit the dataset.
         EncodingError: A vector holds a value that is not finite.
     """
-    check_sizes(k_values, "k_values")
+    k_values = check_sizes(k_values, "k_values")
     _check_rows(len(np.asanyarray(query_vectors)), len(dataset.queries), "query_vectors")
     _check_rows(len(np.asanyarray(document_vectors)), len(dataset.corpus), "document_vectors")
     scores, indices = top_k(
@@ -192,7 +192,7 @@ def evaluate_rankings(
             cut-off is out of range.
         DatasetError: ``relevance`` does not fit the dataset.
     """
-    check_sizes(k_values, "k_values")
+    k_values = check_sizes(k_values, "k_values")
     rankings = _checked_rankings(indices, dataset)
     judgements = Judgements(dataset, relevance)
     per_query = all_metrics(
@@ -215,16 +215,21 @@ def evaluate_rankings(
     )
 
 
-def check_sizes(sizes: Iterable[int], name: str) -> None:
-    """Raise ConfigurationError unless an argument holds whole numbers of at least 1, and any."""
+def check_sizes(sizes: Iterable[int], name: str) -> tuple[int, ...]:
+    """Return an argument's numbers, which may be read only once.
+
+    Raises:
+        ConfigurationError: It holds none, or something else than whole numbers of at least 1.
+    """
     try:
-        fit = min(map(operator.index, sizes)) >= 1
-    except (TypeError, ValueError):  # what is no whole number, or nothing at all
-        fit = False
-    if not fit:
+        found = tuple(map(operator.index, sizes))
+    except TypeError:  # no numbers, or one that is not whole
+        found = ()
+    if not found or min(found) < 1:
         raise ConfigurationError(
             f"'{name}' must hold one or more whole numbers of at least 1 (got {sizes!r})."
         )
+    return found
 
 
 def warn_of_own_texts(dataset: EmbeddingQAFinetuneDataset) -> None:

@@ -24,7 +24,8 @@ class Judgements:
             ``relevant_docs`` has relevance 1, a repeated one counts once.
         relevance: Graded judgements that take the place of ``relevant_docs``: query id to
             document id to a relevance of at least 0, where 0 means not relevant. Every query
-            needs a document above 0; ids that are no query are ignored.
+            needs a document above 0; ids that are no query are ignored, and so are documents of
+            0 that are not in the corpus.
 
     Raises:
         DatasetError: A query has no relevant document, a document is not in the corpus, or a
@@ -108,7 +109,9 @@ def check_relevance(dataset: EmbeddingQAFinetuneDataset, relevance: Relevance | 
     """Raise DatasetError unless graded judgements, if there are any, fit the dataset."""
     if relevance is None:
         return
-    if not all(isinstance(relevance.get(qid, {}), Mapping) for qid in dataset.queries):
+    if not isinstance(relevance, Mapping) or not all(
+        isinstance(relevance.get(qid, {}), Mapping) for qid in dataset.queries
+    ):
         raise DatasetError(
             "'relevance' must map each query id to a mapping of document ids to numbers, such as "
             "{'q1': {'d1': 2}}."
@@ -122,19 +125,21 @@ def check_relevance(dataset: EmbeddingQAFinetuneDataset, relevance: Relevance | 
     pairs = [
         (qid, docid, gain) for qid in dataset.queries for docid, gain in relevance[qid].items()
     ]
-    strangers = [
-        f"{docid} (of query {qid})" for qid, docid, _ in pairs if docid not in dataset.corpus
-    ]
-    if strangers:
-        raise DatasetError(
-            f"{len(strangers):,} document ids in 'relevance' are not in the corpus: "
-            f"{shown(strangers)}. Add the documents to the corpus or remove the ids."
-        )
     bad = [f"{docid} (of query {qid}): {gain}" for qid, docid, gain in pairs if not _usable(gain)]
     if bad:
         raise DatasetError(
             f"{len(bad):,} relevances are no number, negative or not finite: {shown(bad)}. "
             "Relevance is a number of at least 0."
+        )
+    strangers = [
+        f"{docid} (of query {qid})"
+        for qid, docid, gain in pairs
+        if gain > 0 and docid not in dataset.corpus
+    ]
+    if strangers:
+        raise DatasetError(
+            f"{len(strangers):,} document ids above 0 in 'relevance' are not in the corpus: "
+            f"{shown(strangers)}. Add the documents to the corpus or remove the ids."
         )
 
 

@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from llama_index.finetuning.embeddings.errors import ConfigurationError
+
 Floats = NDArray[np.float64]
 
 _LABELS = {
@@ -103,6 +105,19 @@ def metric_names(k_values: Sequence[int]) -> list[str]:
     """Return the names of all metrics at some cut-offs, and ``"map@100"``."""
     names = [f"{name}@{k}" for k in k_values for name in _LABELS]
     return list(dict.fromkeys([*names, "map@100"]))
+
+
+def check_metric(metric: str, k_values: Sequence[int]) -> None:
+    """Make sure that a metric is computed at these cut-offs.
+
+    Raises:
+        ConfigurationError: It is not.
+    """
+    names = metric_names(k_values)
+    if metric not in names:
+        raise ConfigurationError(
+            f"'metric' must be in {names} (got {metric!r}). Other cut-offs come with 'k_values'."
+        )
 
 
 def all_metrics(

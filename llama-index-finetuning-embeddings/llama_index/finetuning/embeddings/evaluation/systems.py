@@ -91,7 +91,8 @@ def evaluate_systems(
         EncodingError: A model returned unusable vectors.
         MissingExtraError: bm25s is needed and not installed.
     """
-    _check(models, dataset, options, bm25, dims)
+    _check(models, dataset, options, bm25)
+    dims = None if dims is None else check_sizes(dims, "dims")
     warn_of_own_texts(dataset)
     vectors = _Vectors(models.values(), dataset, options)
     results: dict[str, RetrievalResult] = {}
@@ -187,9 +188,7 @@ def _check(
     dataset: EmbeddingQAFinetuneDataset,
     options: EvaluationOptions,
     bm25: bool,
-    dims: Sequence[int] | None,
 ) -> None:
-    check_sizes(options.k_values, "k_values")
     check_similarity(options.similarity)
     check_relevance(dataset, options.relevance)
     if not isinstance(models, Mapping):
@@ -200,13 +199,15 @@ def _check(
     if not models:
         raise ConfigurationError("'models' must hold at least one embedding model (got none).")
     for name, model in models.items():
+        if not isinstance(name, str):
+            raise ConfigurationError(
+                f"'models' must have names that are strings (got {name!r}). Write {str(name)!r}."
+            )
         if not isinstance(model, BaseEmbedding):
             raise ConfigurationError(
                 f"'models' must map names to LlamaIndex embedding models (got "
                 f"{type(model).__name__} for {name!r})."
             )
-    if dims is not None:
-        check_sizes(dims, "dims")
     if bm25:
         require("bm25s", extra="bm25", purpose="Comparing with BM25")
         taken = [name for name in models if name.startswith(BM25)]

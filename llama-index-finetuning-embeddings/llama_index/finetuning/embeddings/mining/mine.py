@@ -20,6 +20,7 @@ from llama_index.finetuning.embeddings.mining.ranking import (
     faiss_search,
     ranked,
     rescored,
+    score_pairs,
 )
 from llama_index.finetuning.embeddings.mining.rule import Rule, SamplingStrategy
 from llama_index.finetuning.embeddings.relevance import RelevanceIndex
@@ -119,9 +120,14 @@ def mine_hard_negatives(
             "'cross_encoder' must have a method 'predict', as sentence-transformers' CrossEncoder "
             f"has (got {cross_encoder!r})."
         )
-    # Before the encoding: an extra that is missing should not cost an hour.
-    search = faiss_search() if use_faiss else top_k
     index = RelevanceIndex(dataset)
+    query_ids, document_ids = list(dataset.queries), index.first_ids()
+    texts = [dataset.corpus[docid] for docid in document_ids]
+    # Before the encoding: an extra that is missing, or a cross-encoder with more than one label,
+    # should not cost an hour.
+    search = faiss_search() if use_faiss else top_k
+    if cross_encoder is not None:
+        score_pairs(cross_encoder, [(dataset.queries[query_ids[0]], texts[0])])
     encoded = functools.partial(
         encode,
         embed_model,
@@ -130,8 +136,6 @@ def mine_hard_negatives(
         cache_dir=cache_dir,
         show_progress=show_progress,
     )
-    query_ids, document_ids = list(dataset.queries), index.first_ids()
-    texts = [dataset.corpus[docid] for docid in document_ids]
     queries = encoded(list(dataset.queries.values()), "query", ids=query_ids)
     documents = encoded(texts, "text", ids=document_ids)
     rng = np.random.default_rng(seed)

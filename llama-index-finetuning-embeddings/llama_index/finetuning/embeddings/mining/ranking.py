@@ -93,12 +93,7 @@ def rescored(
         for one in block
         for key in (*one.keys.tolist(), *one.positive_keys.tolist())
     ]
-    scores = np.asarray(cross_encoder.predict(pairs), dtype=np.float32)
-    if scores.shape != (len(pairs),) or not np.isfinite(scores).all():
-        raise EncodingError(
-            "'cross_encoder' must give one finite number per pair (got shape "
-            f"{scores.shape} for {len(pairs):,} pairs). Use a model with one label."
-        )
+    scores = score_pairs(cross_encoder, pairs)
     found, at = [], 0
     for one in block:
         middle, end = at + len(one.keys), at + len(one.keys) + len(one.positive_keys)
@@ -107,6 +102,21 @@ def rescored(
         )
         at = end
     return found
+
+
+def score_pairs(cross_encoder: PairScorer, pairs: list[tuple[str, str]]) -> NDArray[np.float32]:
+    """Score pairs of a query and a document; shape (n_pairs,).
+
+    Raises:
+        EncodingError: The model gives anything but one finite number per pair.
+    """
+    scores = np.asarray(cross_encoder.predict(pairs), dtype=np.float32)
+    if scores.shape != (len(pairs),) or not np.isfinite(scores).all():
+        raise EncodingError(
+            "'cross_encoder' must give one finite number per pair (got shape "
+            f"{scores.shape} for {len(pairs):,} pairs). Use a model with one label."
+        )
+    return scores
 
 
 def faiss_search() -> Search:

@@ -7,6 +7,7 @@ their text at a readable size.
 
 import io
 import re
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -21,11 +22,11 @@ from llama_index.finetuning.embeddings.report.training import TrainingCurve
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from matplotlib.legend import Legend
 
 _REFERENCE = "#8c8c8c"
 _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7")
 _MARKERS = "osD^vP"
+_HATCHES = (None, "//", "..", "xx")
 _WON, _LOST = "#0072B2", "#D55E00"
 # What a page replaces by colours of its own theme.
 _INK, _GRID, _PAPER = "#1b1b1a", "#dcdcdb", "#fffffe"
@@ -124,6 +125,11 @@ def _colour(place: int) -> str:
     return _REFERENCE if place == 0 else _COLOURS[(place - 1) % len(_COLOURS)]
 
 
+def _round(place: int) -> int:
+    """How often the colours have come round already, so that something else tells systems apart."""
+    return max(0, place - 1) // len(_COLOURS)
+
+
 def _metrics(comparison: Comparison) -> "Figure":
     metrics, systems = shown_metrics(comparison), list(comparison.estimates)
     bar = 0.8 / len(systems)
@@ -142,8 +148,7 @@ def _metrics(comparison: Comparison) -> "Figure":
             bar * 0.92,
             color=_colour(place),
             label=str(place),
-            # Where the colours come round again, a pattern tells the systems apart.
-            hatch="//" if place > len(_COLOURS) else None,
+            hatch=_HATCHES[_round(place) % len(_HATCHES)],
         )
         axes.errorbar(
             values,
@@ -163,18 +168,17 @@ def _metrics(comparison: Comparison) -> "Figure":
     axes.grid(axis="y", visible=False)
     axes.set_xlabel("Mean over queries, with its 95 % interval")
     axes.set_ylabel("Metric")
-    # Side by side they would reach beyond the figure.
-    wide = max(map(len, systems)) > _NAME_IN_TWO_COLUMNS
-    _name(figure.legend(loc="outside upper left", ncols=1 if wide else 2), systems)
+    _add_legend(figure, systems, systems)
     return figure
 
 
 def _queries(comparison: Comparison) -> "Figure":
     from matplotlib.ticker import MaxNLocator
 
-    figure = _new(0.5 + 1.8 * len(comparison.changes))
+    figure = _new(0.5 + 1.95 * len(comparison.changes))
     rows: list[Axes] = list(figure.subplots(len(comparison.changes), squeeze=False)[:, 0])
     edges = np.linspace(-1, 1, 21).tolist()
+    shown = _shortened(list(comparison.estimates))
     for axes, (system, change) in zip(rows, comparison.changes.items(), strict=True):
         one = comparison.differences[system][comparison.metric]
         axes.hist(change[change > 0], edges, color=_WON)
@@ -183,7 +187,7 @@ def _queries(comparison: Comparison) -> "Figure":
         axes.set_ylim(0, max(1.0, axes.get_ylim()[1]))
         axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.set_title(
-            f"{system} against {comparison.reference}\n"
+            f"{shown[system]}\nagainst {shown[comparison.reference]}\n"
             f"{one.lost:,} lost, {one.won:,} won, {one.tied:,} tied (not drawn)",
             loc="left",
         )
@@ -193,13 +197,13 @@ def _queries(comparison: Comparison) -> "Figure":
 
 
 def _dimensions(comparison: Comparison, dimensions: Sequence[DimensionResult]) -> "Figure":
-    figure = _new(3.0)
+    figure = _new(2.6 + 0.21 * len(comparison.estimates))
     axes = figure.subplots()
     drawn = []
     for place, system in enumerate(comparison.estimates):
         points = [(one.dim, one.metrics[system]) for one in dimensions if system in one.metrics]
         if points:
-            marker = _MARKERS[place % len(_MARKERS)]
+            marker = _MARKERS[(place + _round(place)) % len(_MARKERS)]
             axes.plot(
                 *zip(*points, strict=True), marker=marker, color=_colour(place), label=str(place)
             )
@@ -213,18 +217,34 @@ def _dimensions(comparison: Comparison, dimensions: Sequence[DimensionResult]) -
     axes.set_xlabel(f"Dimensions kept, and memory of an index of {MILLION:,}")
     axes.set_ylabel(f"Mean {label(comparison.metric)}")
     axes.set_ylim(bottom=0)
-    _name(axes.legend(), drawn)
+    _add_legend(figure, drawn, list(comparison.estimates))
     return figure
 
 
-def _name(legend: "Legend", names: Sequence[str]) -> None:
-    """Write the names into a legend afterwards: it leaves out those that start with "_"."""
-    for text, name in zip(legend.get_texts(), names, strict=True):
-        text.set_text(_shortened(name))
+def _add_legend(figure: "Figure", drawn: Sequence[str], systems: Sequence[str]) -> None:
+    # Side by side long names would reach beyond the figure.
+    wide = max(map(len, drawn)) > _NAME_IN_TWO_COLUMNS
+    legend = figure.legend(loc="outside upper left", ncols=1 if wide else 2)
+    shown = _shortened(systems)
+    # Afterwards: a legend leaves out the names that start with "_".
+    for text, name in zip(legend.get_texts(), drawn, strict=True):
+        text.set_text(shown[name])
 
 
-def _shortened(name: str) -> str:
-    """Leave out the middle of a name that would reach beyond the figure."""
+def _shortened(names: Sequence[str]) -> dict[str, str]:
+    """Leave out the middle of names that would reach beyond the figure.
+
+    Names that would look the same lose what they all begin with instead.
+    """
+    shown = {name: _without_middle(name) for name in names}
+    counts = Counter(shown.values())
+    alike = [name for name in names if counts[shown[name]] > 1]
+    letters = enumerate(zip(*alike, strict=False))
+    begin = next((place for place, found in letters if len(set(found)) > 1), 0)
+    return shown | {name: _without_middle(f"\u2026{name[begin:]}") for name in alike}
+
+
+def _without_middle(name: str) -> str:
     if len(name) <= _LONGEST_NAME:
         return name
     half = (_LONGEST_NAME - 1) // 2

@@ -14,7 +14,7 @@ from llama_index.finetuning.embeddings.dataset import (
     EmbeddingQAFinetuneDataset,
     require_dataset,
 )
-from llama_index.finetuning.embeddings.errors import ConfigurationError, MissingExtraError
+from llama_index.finetuning.embeddings.errors import MissingExtraError
 from llama_index.finetuning.embeddings.evaluation import (
     Comparison,
     DimensionResult,
@@ -24,7 +24,7 @@ from llama_index.finetuning.embeddings.evaluation import (
 from llama_index.finetuning.embeddings.evaluation.compare import check_groups
 from llama_index.finetuning.embeddings.evaluation.evaluate import DEFAULT_K_VALUES, check_sizes
 from llama_index.finetuning.embeddings.evaluation.judgements import Relevance
-from llama_index.finetuning.embeddings.evaluation.metrics import metric_names
+from llama_index.finetuning.embeddings.evaluation.metrics import check_metric
 from llama_index.finetuning.embeddings.evaluation.systems import (
     EvaluationOptions,
     evaluate_systems,
@@ -246,13 +246,9 @@ def compare_retrieval(
         MissingExtraError: BM25 was asked for and bm25s is not installed.
     """
     dataset = require_dataset(dataset, name="dataset")
-    check_sizes(k_values, "k_values")
+    k_values = check_sizes(k_values, "k_values")
     check_integer("seed", seed, minimum=0)
-    if metric not in metric_names(k_values):
-        raise ConfigurationError(
-            f"'metric' must be in {metric_names(k_values)} (got {metric!r}). Other cut-offs come "
-            "with 'k_values'."
-        )
+    check_metric(metric, k_values)
     check_groups(dataset, groups)
     if general_dataset is not None:
         general_dataset = require_dataset(general_dataset, name="general_dataset")

@@ -49,14 +49,19 @@ def training_curve(
 
 
 def _curve(manifest: Mapping[str, Any], metric: str) -> TrainingCurve:
+    # What we call a hit rate is an accuracy upstream.
+    names = (metric, metric.replace("hit_rate", "accuracy"))
     records = [one for one in manifest.get("training_log", []) if "step" in one]
     loss = {int(one["step"]): float(one["loss"]) for one in records if "loss" in one}
     before = manifest.get("metrics", {}).get("before", {})
-    scores = {0: float(before[metric])} if metric in before else {}
-    for one in records:
-        for name, value in one.items():
-            if name.endswith(metric):
-                scores[int(one["step"])] = float(value)
+    scores = {
+        int(one["step"]): float(value)
+        for one in records
+        for name, value in one.items()
+        if name.endswith(names)
+    }
+    if metric in before and scores:
+        scores = {0: float(before[metric]), **scores}
     return TrainingCurve(loss=sorted(loss.items()), metric=sorted(scores.items()))
 
 
