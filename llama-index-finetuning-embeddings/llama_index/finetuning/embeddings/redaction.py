@@ -67,6 +67,8 @@ def safe_message(error: BaseException, *, owner: object, texts: Iterable[str] = 
 
 def _secrets(owner: object, depth: int = 3) -> Iterator[str]:
     """Yield the values of fields that hold secrets, in a model and in those that it wraps."""
+    if isinstance(owner, type):  # the attributes of a class are descriptions of fields
+        return
     fields: dict[str, Any] = {
         **getattr(owner, "__dict__", {}),
         **(getattr(owner, "__pydantic_private__", None) or {}),
@@ -76,8 +78,9 @@ def _secrets(owner: object, depth: int = 3) -> Iterator[str]:
             fields_of_value = value.items()
         else:
             fields_of_value = {name: value}.items()
-            if depth and hasattr(value, "__pydantic_private__"):
-                yield from _secrets(value, depth - 1)
+            for inner in value if isinstance(value, list | tuple) else [value]:
+                if depth and hasattr(inner, "__pydantic_private__"):
+                    yield from _secrets(inner, depth - 1)
         for field, one in fields_of_value:
             found = one.get_secret_value() if hasattr(one, "get_secret_value") else one
             if isinstance(found, str) and len(found) >= _SHORTEST and is_secret_name(str(field)):

@@ -1,6 +1,7 @@
 """What the errors of services tell: the HTTP status, whether asking again can help, and when."""
 
 import re
+from collections.abc import Mapping
 from datetime import datetime, timedelta, timezone
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -25,6 +26,10 @@ _PART = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|milli|s|m|h)", re.IGNORECASE)
 _REFUSED = {401, 402}
 # The permission, the model or the address; or a firewall's word about one text.
 _PERHAPS_REFUSED = {403, 404}
+# Too many requests; overloaded, as Anthropic says.
+_TOO_MANY = {429, 529}
+_UNAVAILABLE = 503
+_RATE_NAMES = ("ratelimit", "toomanyrequests", "resourceexhausted", "throttl")
 _USED_UP = "insufficient_quota"
 _MODERATED = ("flagged", "moderation")
 
@@ -59,11 +64,22 @@ def may_refuse_all(error: BaseException) -> bool:
 def status_of(error: BaseException) -> int | None:
     """Return the HTTP status that an error carries, or None."""
     response = getattr(error, "response", None)
-    for holder, name in ((error, "status_code"), (response, "status_code"), (error, "code")):
-        status: Any = getattr(holder, name, None)
-        if isinstance(status, int):
-            return int(status)
-    return None
+    places = (
+        (error, "status_code"),
+        (response, "status_code"),
+        (error, "code"),
+        (error, "status"),  # aiohttp
+    )
+    found: list[Any] = [getattr(holder, name, None) for holder, name in places]
+    found.append(_botocore(error).get("HTTPStatusCode"))
+    return next((int(status) for status in found if isinstance(status, int)), None)
+
+
+def _botocore(error: BaseException) -> Mapping[str, Any]:
+    """Return what botocore's errors tell of the response: a mapping in a mapping."""
+    response = getattr(error, "response", None)
+    metadata = response.get("ResponseMetadata") if isinstance(response, Mapping) else None
+    return metadata if isinstance(metadata, Mapping) else {}
 
 
 def told_wait(error: BaseException) -> float | None:
@@ -77,12 +93,14 @@ def told_wait(error: BaseException) -> float | None:
         return max(0.0, told.total_seconds())
     if told is not None and (wait := _header_seconds(told)) is not None:
         return wait
-    headers = getattr(getattr(error, "response", None), "headers", None) or {}
+    headers = getattr(getattr(error, "response", None), "headers", None)
+    headers = headers or _botocore(error).get("HTTPHeaders") or {}
     for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0), ("Retry-After", 1.0)):
         value = headers.get(name) if hasattr(headers, "get") else None
         if value is not None and (wait := _header_seconds(value)) is not None:
             return wait * unit
-    match = _TOLD.search(str(error)) if _limits_rate(error) else None
+    busy = status_of(error) == _UNAVAILABLE or limits_rate(error)
+    match = _TOLD.search(str(error)) if busy else None
     if match is None:
         return None
     if match["wait"] is None:
@@ -90,13 +108,20 @@ def told_wait(error: BaseException) -> float | None:
     return sum(float(n) * _UNITS[_unit(unit)] for n, unit in _PART.findall(match["wait"]))
 
 
-def _limits_rate(error: BaseException) -> bool:
+def asks_to_wait(error: BaseException) -> bool:
+    """Tell whether an error asks for patience: it says how long, or that there were too many."""
+    return told_wait(error) is not None or limits_rate(error)
+
+
+def limits_rate(error: BaseException) -> bool:
+    """Tell whether a service answers nothing because it was asked too often."""
     name = type(error).__name__.lower()
     words = str(error).lower()
     return (
-        status_of(error) in {429, 503, 529}
-        or any(word in name for word in ("ratelimit", "toomanyrequests", "resourceexhausted"))
+        status_of(error) in _TOO_MANY
+        or any(word in name for word in _RATE_NAMES)
         or any(word in words for word in ("rate limit", "rate_limit", "too many requests", "429"))
+        or "throttlingexception" in words
     )
 
 

@@ -29,7 +29,11 @@ from llama_index.finetuning.embeddings.errors import (
     FinetuningError,
 )
 from llama_index.finetuning.embeddings.redaction import safe_message
-from llama_index.finetuning.embeddings.service_errors import is_permanent, told_wait
+from llama_index.finetuning.embeddings.service_errors import (
+    is_permanent,
+    limits_rate,
+    told_wait,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -262,11 +266,14 @@ def _patient_call(
     def call(batch: list[str]) -> Vectors:
         waits = iter(_RETRY_WAITS)
         may_wait = _LONGEST_TOLD_WAIT
+        untold = _LEAST_TOLD_WAIT
         while True:
             try:
                 return once(batch)
             except Exception as error:
                 told = told_wait(error)
+                if told is None and limits_rate(error):
+                    told, untold = untold, 2 * untold
                 if told is None:
                     seconds = next(waits, None)
                 else:

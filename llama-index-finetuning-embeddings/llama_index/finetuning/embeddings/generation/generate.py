@@ -3,12 +3,14 @@
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from llama_index.core.llms.llm import LLM
 from llama_index.core.prompts import PromptTemplate
 from llama_index.core.schema import BaseNode
 
 from llama_index.finetuning.embeddings.dataset import EmbeddingQAFinetuneDataset
+from llama_index.finetuning.embeddings.errors import ConfigurationError
 from llama_index.finetuning.embeddings.files import output_lock
 from llama_index.finetuning.embeddings.generation.calls import run_blocking
 from llama_index.finetuning.embeddings.generation.filters import DEFAULT_FILTERS, QuestionFilter
@@ -48,6 +50,8 @@ async def agenerate_qa_embedding_pairs(
 
     Takes, returns and raises what ``generate_qa_embedding_pairs`` does.
     """
+    _check_paths(output_path, answers_path)
+    _check_on_finish(on_finish)
     options = Options(
         templates=build_templates(
             qa_generate_prompt_tmpl,
@@ -123,19 +127,20 @@ def generate_qa_embedding_pairs(
             ``{num_questions_per_chunk}``. Of several templates each node gets one, by chance.
         num_questions_per_chunk: Questions wanted for each node; what an answer has beyond is cut.
         retry_limit: How often a node is asked about at most. Errors that say the request itself
-            is wrong (HTTP status 400, 422, ...) are not retried; those that say how long to wait
-            do not count.
+            is wrong (HTTP status 400, 422, ...) are not retried; those that say how long to wait,
+            or that there were too many requests, do not count.
         on_failure: ``"continue"`` leaves a node without questions when all attempts failed, and a
             later call asks again; ``"fail"`` stops the run. A service that would refuse every
-            request (a wrong key, a used-up quota, a told wait of more than five minutes, or five
-            minutes of nothing but told waits) stops it in any case.
+            request (a wrong key, a used-up quota, a told wait of more than five minutes, five
+            minutes of nothing but waits, or many nodes failed before the first answer) stops it
+            in any case.
         save_every: The dataset is written after this many newly answered nodes, and at the end.
         output_path: The dataset's JSON file.
         verbose: Show a progress bar, and log every failed attempt as a warning.
         num_workers: Calls in flight at a time, in threads where the LLM has no async API. Give 1
             for a local model that does not bear several threads (llama.cpp).
         retry_wait: Seconds before the first retry, doubled for each further one. A rate-limit
-            error that says how long to wait holds back all workers for that time instead.
+            error holds back all workers, for as long as it says where it says so.
         language: The language to write in; by default the prompt leaves it to the LLM.
         style: ``"exam"``, ``"search-query"`` or ``"keyword"`` instead of a template; to mix
             them, give several values of ``QA_PROMPTS`` as templates.
@@ -155,6 +160,7 @@ def generate_qa_embedding_pairs(
             the service refuses every request. The journal keeps what came.
         OutputError: A file can't be written, or another run is writing ``output_path`` now.
     """
+    _check_on_finish(on_finish)
     reports: list[GenerationReport] = []
     dataset = run_blocking(
         agenerate_qa_embedding_pairs(
@@ -182,3 +188,16 @@ def generate_qa_embedding_pairs(
     if on_finish is not None:
         on_finish(reports[0])
     return dataset
+
+
+def _check_paths(output_path: Any, answers_path: Any) -> None:
+    for name, path in (("output_path", output_path), ("answers_path", answers_path)):
+        if not isinstance(path, str | os.PathLike) and (path is not None or name == "output_path"):
+            raise ConfigurationError(f"{name!r} must be the path of a file (got {path!r}).")
+
+
+def _check_on_finish(on_finish: Any) -> None:
+    if on_finish is not None and not callable(on_finish):
+        raise ConfigurationError(
+            f"'on_finish' must be a function of a GenerationReport (got {on_finish!r})."
+        )

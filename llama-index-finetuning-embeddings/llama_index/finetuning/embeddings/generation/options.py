@@ -3,8 +3,9 @@
 import hashlib
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,11 @@ from llama_index.finetuning.embeddings.errors import ConfigurationError, shown
 from llama_index.finetuning.embeddings.files import check_writable
 from llama_index.finetuning.embeddings.generation.filters import QuestionFilter
 from llama_index.finetuning.embeddings.generation.journal import Key, digest, encodable, journal_of
-from llama_index.finetuning.embeddings.validation import is_encodable
+from llama_index.finetuning.embeddings.validation import check_integer, is_encodable
 
 logger = logging.getLogger(__name__)
+
+_NO_NAME = "unknown"  # what an LLM's metadata say by default
 
 
 @dataclass(frozen=True)
@@ -47,13 +50,13 @@ class Options:
             "sample_size": 1 if self.sample_size is None else self.sample_size,
         }
         for name, value in at_least_one.items():
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ConfigurationError(f"'{name}' must be a whole number from 1 (got {value!r}).")
+            check_integer(name, value, minimum=1)
+        check_integer("seed", self.seed, minimum=0)
         if self.on_failure not in ("continue", "fail"):
             raise ConfigurationError(
                 f"'on_failure' must be in ('continue', 'fail') (got {self.on_failure!r})."
             )
-        if not 0 <= self.retry_wait < math.inf:
+        if not isinstance(self.retry_wait, Real) or not 0 <= self.retry_wait < math.inf:
             raise ConfigurationError(
                 f"'retry_wait' must be a number of seconds from 0 (got {self.retry_wait!r})."
             )
@@ -106,12 +109,14 @@ def texts_of(nodes: Sequence[BaseNode]) -> tuple[dict[str, str], list[str]]:
         ConfigurationError: Something is no node, or no node has a text.
     """
     one = isinstance(nodes, BaseNode)
-    given: list[Any] = [nodes] if one else list(nodes)  # they may come from a generator
-    wrong = [node for node in given if one or not isinstance(node, BaseNode)]
+    several = not one and isinstance(nodes, Iterable)
+    given: list[Any] = list(nodes) if several else [nodes]  # they may come from a generator
+    wrong = [node for node in given if not (several and isinstance(node, BaseNode))]
     if wrong:
         found = shown(sorted({type(node).__name__ for node in wrong}))
         raise ConfigurationError(
-            f"'nodes' must be a list of LlamaIndex nodes (got {'one' if one else 'some'} {found}). "
+            f"'nodes' must be a list of LlamaIndex nodes (got {'some' if several else 'one'} "
+            f"{found}). "
             "Make nodes of texts with TextNode(text=...)."
         )
     strange = [node.node_id for node in given if not is_encodable(node.node_id)]
@@ -150,6 +155,11 @@ def model_name(llm: LLM) -> str:
     Raises:
         ConfigurationError: It is no LLM.
     """
+    if isinstance(llm, type):
+        raise ConfigurationError(
+            f"'llm' must be a LlamaIndex LLM (got the class {llm.__name__}). Write "
+            f"{llm.__name__}(...)."
+        )
     if not callable(getattr(llm, "complete", None)) or not hasattr(llm, "class_name"):
         raise ConfigurationError(
             f"'llm' must be a LlamaIndex LLM (got {type(llm).__name__}); for questions without "
@@ -159,7 +169,10 @@ def model_name(llm: LLM) -> str:
         name = llm.metadata.model_name
     except Exception:
         # Some integrations look up the context size there and fail for a model they don't know.
-        name = getattr(llm, "model", "unknown")
+        name = getattr(llm, "model", _NO_NAME)
+    if name in ("", _NO_NAME):
+        # The class names of LLMs that people write themselves are all the same.
+        name = f"{type(llm).__module__}.{type(llm).__qualname__}"
     return f"{llm.class_name()}/{name}"
 
 

@@ -1,8 +1,9 @@
 """The prompts, and how options change them."""
 
+import re
 import string
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, NoReturn
 
 from llama_index.core.prompts import PromptTemplate
 
@@ -43,6 +44,8 @@ QA_PROMPTS = {
 }
 
 _PLACEHOLDERS = {"context_str", "num_questions_per_chunk"}
+# LlamaIndex leaves a variable that it has no value for where it is.
+_VARIABLE = re.compile(r"(?<!\{)\{([^\W\d][\w.]*)\}(?!\})")
 _ANSWERS = "\nAfter each one, write its answer on a line of its own that starts with 'Answer:'.\n"
 _LANGUAGE = "\nWrite in this language: {language}.\n"
 
@@ -75,7 +78,7 @@ def build_templates(
     several = [templates] if isinstance(templates, str) else templates
     chosen = tuple(_text_of(one) if isinstance(one, PromptTemplate) else one for one in several)
     if style is not None:
-        if style not in QA_PROMPTS:
+        if not isinstance(style, str) or style not in QA_PROMPTS:
             raise ConfigurationError(f"'style' must be in {tuple(QA_PROMPTS)} (got {style!r}).")
         if chosen != (DEFAULT_QA_GENERATE_PROMPT_TMPL,):
             raise ConfigurationError(
@@ -87,7 +90,7 @@ def build_templates(
         raise ConfigurationError("'qa_generate_prompt_tmpl' must hold a template (got none).")
     for template in chosen:
         _check(template)
-    if language is not None and not language.strip():
+    if language is not None and not (isinstance(language, str) and language.strip()):
         raise ConfigurationError(f"'language' must name a language (got {language!r}).")
     extra = _ANSWERS if answers else ""
     if language is not None:
@@ -102,6 +105,10 @@ def _text_of(template: PromptTemplate) -> str:
             "'qa_generate_prompt_tmpl' must be a template without 'function_mappings' (got "
             f"{list(template.function_mappings)}). Give the text."
         )
+    mapped = (template.template_var_mappings or {}).values()
+    fields = set(_VARIABLE.findall(template.template))
+    if not _PLACEHOLDERS.union(mapped, template.kwargs).issuperset(fields):
+        _refuse_fields(fields)
     marks: dict[str, Any] = {name: f"\0{name}\0" for name in sorted(_PLACEHOLDERS)}
     text = template.format(**marks).replace("{", "{{").replace("}", "}}")
     for name, mark in marks.items():
@@ -112,14 +119,21 @@ def _text_of(template: PromptTemplate) -> str:
 def _check(template: str) -> None:
     try:
         fields = {name for _, name, _, _ in string.Formatter().parse(template) if name is not None}
-    except (TypeError, ValueError) as error:
+        if fields <= _PLACEHOLDERS:
+            # What a format or a conversion makes of them comes out here.
+            template.format(context_str="text", num_questions_per_chunk=1)
+    except (LookupError, TypeError, ValueError) as error:
         raise ConfigurationError(
             f"'qa_generate_prompt_tmpl' is no template ({error}; got {template!r}). Write braces "
             "that are part of the text twice."
         ) from error
     if "context_str" not in fields or not fields <= _PLACEHOLDERS:
-        raise ConfigurationError(
-            "'qa_generate_prompt_tmpl' must have the placeholder {context_str}, may have "
-            "{num_questions_per_chunk}, and no other "
-            f"(got {sorted(fields)}). Write braces that are part of the text twice."
-        )
+        _refuse_fields(fields)
+
+
+def _refuse_fields(fields: Iterable[str]) -> NoReturn:
+    raise ConfigurationError(
+        "'qa_generate_prompt_tmpl' must have the placeholder {context_str}, may have "
+        "{num_questions_per_chunk}, and no other "
+        f"(got {sorted(fields)}). Write braces that are part of the text twice."
+    )

@@ -10,6 +10,7 @@ from llama_index.core.schema import BaseNode
 
 from llama_index.finetuning.embeddings.dataset import EmbeddingQAFinetuneDataset
 from llama_index.finetuning.embeddings.errors import ConfigurationError, GenerationError
+from llama_index.finetuning.embeddings.generation.journal import encodable
 from llama_index.finetuning.embeddings.generation.options import texts_of
 
 logger = logging.getLogger(__name__)
@@ -31,7 +32,7 @@ _WORD = re.compile(r"[^\W\d_]")
 _ENUMERATED = re.compile(r"\A\(?\w{1,4}\)\s+(?=\w)")
 _SENTENCE = re.compile(
     r"\A\s*(?P<title>.{12,400}?(?:(?<!\b[A-Z])(?<!\b(?:Mr|Dr|Ms|St|vs|No))(?<!Inc|Mrs|Ltd)[.!?]"
-    r"[\"'\u201d)]*(?=\s)|[\u3002\uff01\uff1f]))\s*(?P<body>.*)\Z",
+    r"[\"'\u201d)]*(?=\s)|[\u3002\uff01\uff1f\u0964\u061f\u06d4]))\s*(?P<body>.*)\Z",
     re.DOTALL,
 )
 
@@ -60,6 +61,8 @@ def pseudo_query_pairs(
     """
     if method not in _METHODS:
         raise ConfigurationError(f"'method' must be in {_METHODS} (got {method!r}).")
+    if not isinstance(nodes, BaseNode):
+        nodes = list(nodes)  # they may come from a generator
     texts, _ = texts_of(nodes)
     metadata = {node.node_id: node.metadata for node in nodes}
     corpus: dict[str, str] = {}
@@ -98,7 +101,7 @@ def _by_title(text: str, metadata: dict[str, object]) -> tuple[str, str] | None:
     title = next((named[key] for key in _TITLE_KEYS if isinstance(named.get(key), str)), None)
     if title is None or not str(title).strip():
         return None
-    title = " ".join(str(title).split())
+    title = encodable(" ".join(str(title).split()))
     # Not where the title is the start of a longer word.
     body = re.sub(rf"\A{re.escape(title)}(?!\w)", "", text.strip()).strip()
     return (title, body) if body else None

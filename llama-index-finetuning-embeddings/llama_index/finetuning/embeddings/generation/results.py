@@ -55,6 +55,24 @@ class Outcome:
     questions: tuple[tuple[str, str, str | None], ...]
     filtered: Counter[str]
 
+    def apart_from(self, taken: dict[str, str], node_id: str) -> "Outcome":
+        """Give another id to each question whose own is another question's already.
+
+        Two older files can both have a "q0", and their answers stand in one journal.
+
+        Args:
+            taken: Query id to question of the other nodes; those of this one are added.
+            node_id: This one.
+        """
+        questions = []
+        for query_id, question, answer in self.questions:
+            own = query_id
+            if taken.get(query_id, question) != question:
+                own = str(uuid.uuid5(_NAMESPACE, f"{node_id}\x1f{question}"))
+            taken[own] = question
+            questions.append((own, question, answer))
+        return Outcome(tuple(questions), self.filtered)
+
 
 def read_entry(
     key: Key, entry: Entry, text: str, *, limit: int, filters: Sequence[QuestionFilter]

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from llama_index.finetuning.embeddings.service_errors import (
+    limits_rate,
     may_refuse_all,
     refuses_all,
     told_wait,
@@ -21,6 +22,8 @@ _LONGEST_TOLD = 300.0
 _WORTH_A_LINE = 60.0
 # So many texts in a row may be barred where the service has answered others.
 _BARRED_IN_A_ROW = 50
+# So many callers at least may fail for good before the first answer comes.
+_UNANSWERED = 8
 _CHECK = "check the key, the account's quota, the model's name and the address."
 
 
@@ -73,6 +76,7 @@ class Pace:
         self._answered_at = -math.inf
         self._answers = 0
         # Refusals come faster than the first answers, which may be under way for all callers.
+        self._unanswered_left = 0 if answers_before else max(_UNANSWERED, 2 * callers)
         self._most_barred = max(_BARRED_IN_A_ROW, 4 * callers)
         self._barred_left = self._most_barred if answers_before else callers + 2
 
@@ -85,6 +89,7 @@ class Pace:
         """Note that the service has answered."""
         self._answered_at = self._clock()
         self._answers += 1
+        self._unanswered_left = 0
         self._barred_left = self._most_barred
 
     async def after(self, error: BaseException, attempt: int, told: Told) -> None:
@@ -95,7 +100,7 @@ class Pace:
             attempt: Its number, counted from 1; those that were told to wait are not counted.
             told: What this caller was told so far, which is written on.
         """
-        wait = told_wait(error)
+        wait = self._wait(error, told)
         if wait is None:
             told.count = 0
             wait = min(self._first_wait * 2 ** (attempt - 1), _LONGEST_BACKOFF)
@@ -117,12 +122,19 @@ class Pace:
             max(wait, self._first_wait) + self._first_wait * self._share() / told.count
         )
 
+    def _wait(self, error: BaseException, told: Told) -> float | None:
+        """Return the told wait; where a rate limit tells none, a longer one each time."""
+        wait = told_wait(error)
+        if wait is None and limits_rate(error):
+            wait = min((self._first_wait or 1.0) * 2 ** min(told.count, 10), _LONGEST_BACKOFF)
+        return wait
+
     def _share(self) -> float:
         return self._random.uniform(0.0, 0.25)
 
     def gives_up(self, error: BaseException, told: Told) -> bool:
         """Tell whether a caller that is told to wait does not wait once more."""
-        wait = told_wait(error)
+        wait = self._wait(error, told)
         if wait is None:
             return False
         now = self._clock()
@@ -155,8 +167,11 @@ class Pace:
             if self._barred_left <= 0:
                 return f"The service would probably refuse all others too: {_CHECK}"
             return None
-        wait = told_wait(error)
+        wait = self._wait(error, told)
         if wait is None:
+            self._unanswered_left -= 1
+            if self._unanswered_left == 0:
+                return f"No request has been answered: {_CHECK}"
             return None
         longest = f"{_LONGEST_TOLD / 60:.0f} minutes"
         if wait > _LONGEST_TOLD:

@@ -33,7 +33,7 @@ from llama_index.finetuning.embeddings.generation.results import (
 from llama_index.finetuning.embeddings.generation.retry import Pace, Told
 from llama_index.finetuning.embeddings.json_stream import read_json
 from llama_index.finetuning.embeddings.redaction import safe_message
-from llama_index.finetuning.embeddings.service_errors import is_permanent, told_wait
+from llama_index.finetuning.embeddings.service_errors import asks_to_wait, is_permanent
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +62,7 @@ class Run:
         asked = options.sample(self._texts)
         self._keys = {one: options.key_for(one, self._texts[one], self._model) for one in asked}
         self._outcomes: dict[str, Outcome] = {}
+        self._questions: dict[str, str] = {}
         self._errors: dict[str, str] = {}
         self._made = self._reused = 0
         self._stop = asyncio.Event()
@@ -221,9 +222,7 @@ class Run:
 
     def _fail(self, node_id: str, error: Exception, why: str | None) -> None:
         self._errors[node_id] = self._reason(error, node_id)
-        if told_wait(error) is not None and len(self._errors.keys() | self._outcomes) == len(
-            self._keys
-        ):
+        if asks_to_wait(error) and len(self._errors.keys() | self._outcomes) == len(self._keys):
             why = None  # nobody is left to be spared the wait
         if why is None and self._options.on_failure == "fail":
             why = "'on_failure' is 'fail'."
@@ -263,7 +262,7 @@ class Run:
                     self._reason(error, node_id),
                 )
                 # Who is told to wait has not failed: the next try may be the first that counts.
-                counts = told_wait(error) is None
+                counts = not asks_to_wait(error)
                 if is_permanent(error) or pace.gives_up(error, told):
                     raise
                 if counts and attempt == options.retry_limit:
@@ -284,7 +283,7 @@ class Run:
         )
 
     def _finish(self, node_id: str, outcome: Outcome) -> None:
-        self._outcomes[node_id] = outcome
+        self._outcomes[node_id] = outcome.apart_from(self._questions, node_id)
         self._made += bool(outcome.questions)
 
     def _save_progress(self) -> None:
