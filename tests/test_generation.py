@@ -46,7 +46,7 @@ from llama_index.finetuning.embeddings.generation import (
 from llama_index.finetuning.embeddings.generation.calls import Calls
 from llama_index.finetuning.embeddings.generation.journal import Entry, Journal, Key
 from llama_index.finetuning.embeddings.generation.retry import Pace, Told, told_wait
-from llama_index.finetuning.embeddings.service_errors import is_permanent
+from llama_index.finetuning.embeddings.service_errors import is_permanent, limits_rate
 
 TEMPLATE = "{context_str}\n---\n{num_questions_per_chunk}"
 
@@ -162,6 +162,18 @@ def http_error(status: int, headers: dict[str, str] | None = None, text: str = "
     """An error as HTTP clients raise it."""
     error = Exception(text)
     error.response = SimpleNamespace(status_code=status, headers=headers or {})
+    return error
+
+
+def boto_error(
+    status: int, headers: dict[str, str] | None = None, code: str = "AccessDeniedException"
+) -> Exception:
+    """An error as botocore raises it."""
+    error = Exception(f"An error occurred ({code}) when calling InvokeModel")
+    error.response = {
+        "Error": {"Code": code},
+        "ResponseMetadata": {"HTTPStatusCode": status, "HTTPHeaders": headers or {}},
+    }
     return error
 
 
@@ -742,9 +754,13 @@ def test_a_filter_that_fails_loses_no_answer(options):
     assert sorted([*asked, *llm.texts]) == sorted(texts)
 
 
+@pytest.mark.parametrize("tells", [True, False])
 @pytest.mark.parametrize(("per_minute", "callers"), [(3, 8), (1, 8), (1, 16)])
-def test_a_slow_service_answers_everyone(per_minute, callers):
-    """Nobody gives up while others are answered now and then, however long the queue."""
+def test_a_slow_service_answers_everyone(per_minute, callers, tells):
+    """Nobody gives up while others are answered now and then, however long the queue.
+
+    The service says how long to wait, or only that there were too many requests.
+    """
     now, granted = 0.0, []
     sleepers: list[tuple[float, int, asyncio.Future[None]]] = []
 
@@ -768,7 +784,7 @@ def test_a_slow_service_answers_everyone(per_minute, callers):
                     pace.answered()
                     answered.append(node)
                     break
-                error = RateLimitError(f"try again in {60 / per_minute}s")
+                error = RateLimitError(f"try again in {60 / per_minute}s" if tells else "")
                 if pace.gives_up(error, told):
                     lost.append(node)
                     break
@@ -796,6 +812,57 @@ def test_a_permission_that_goes_away(options):
     with pytest.raises(GenerationError, match="probably refuse all others.* 4 answers"):
         generate_qa_embedding_pairs(make_nodes(*texts), llm, num_workers=1, **options)
     assert len(llm.texts) == 54
+
+
+def test_a_service_that_is_not_there(options):
+    """Where nothing was ever answered, some nodes that fail for good are enough to see that."""
+    texts = [f"text {i}" for i in range(40)]
+    down = {text: [ConnectionError("nobody listens")] * 3 for text in texts}
+    llm = AsyncLLM(failures=down)
+    with pytest.raises(GenerationError, match="nobody listens.*No request has been answered"):
+        generate_qa_embedding_pairs(make_nodes(*texts), llm, num_workers=1, **options)
+    assert len(llm.texts) == 8 * 3
+    generate_qa_embedding_pairs(make_nodes("Ann"), AsyncLLM(), **options)
+    llm = AsyncLLM(failures=down)
+    generate_qa_embedding_pairs(make_nodes("Ann", *texts), llm, num_workers=1, **options)
+    assert len(llm.texts) == 40 * 3
+
+
+def test_llms_of_ones_own_are_told_apart(options):
+    """They share the class name and the model's name that LlamaIndex gives them."""
+
+    class Nameless(AsyncLLM):
+        @property
+        def metadata(self) -> LLMMetadata:
+            return LLMMetadata()
+
+    class Other(Nameless):
+        pass
+
+    for llm, calls in ((Nameless(), 1), (Other(), 1), (Nameless(), 0)):
+        generate_qa_embedding_pairs(make_nodes("Ann"), llm, **options)
+        assert len(llm.texts) == calls
+
+
+def test_older_files_with_the_same_query_ids(options):
+    """A "q0" of one file and that of the next one are two queries, each with its own document."""
+    path = Path(options["output_path"])
+    for text, question in (("Ann", "Where do apples grow?"), ("Bob", "What floats on rivers?")):
+        EmbeddingQAFinetuneDataset(
+            queries={"q0": question}, corpus={text: text}, relevant_docs={"q0": [text]}
+        ).save_json(path)
+        generate_qa_embedding_pairs(make_nodes(text), AsyncLLM(), **options)
+    llm = AsyncLLM()
+    reports: list[Any] = []
+    dataset = generate_qa_embedding_pairs(
+        make_nodes("Ann", "Bob"), llm, on_finish=reports.append, **options
+    )
+    assert llm.texts == []
+    assert questions_by_text(dataset) == {
+        "Ann": ["Where do apples grow?"],
+        "Bob": ["What floats on rivers?"],
+    }
+    assert reports[0].questions == len(dataset.queries) == 2
 
 
 class BusyLLM(AsyncLLM):
@@ -1710,6 +1777,7 @@ def test_killed_five_times_and_resumed(tmp_path):
         (RateLimitError('{"retryDelay": "37s"}'), 37.0),
         (RateLimitError("retry_delay {\n  seconds: 12\n}"), 12.0),
         (RateLimitError("Too many requests"), None),
+        (boto_error(429, {"retry-after": "8"}), 8.0),
         (RuntimeError("The file took 20s, please try again in a better place"), None),
         (http_error(500, {"retry-after": "soon"}), None),
     ],
@@ -1739,7 +1807,13 @@ def test_told_waits_as_attribute_and_date():
 def test_permanent_errors(status, expected):
     """Client errors are permanent, except those that mean "later"; others are not."""
     assert is_permanent(http_error(status)) is expected
+    assert is_permanent(boto_error(status)) is expected
+    foreign = RuntimeError()
+    foreign.status = status
+    assert is_permanent(foreign) is expected
     assert not is_permanent(http_error(500))
+    assert is_permanent(http_error(400, text="The prompt has 4290 tokens"))
+    assert not limits_rate(http_error(400, text="The prompt has 4290 tokens"))
     assert not is_permanent(RuntimeError())
 
 
@@ -1765,6 +1839,23 @@ def test_a_refused_embedding_is_not_repeated(monkeypatch, status, calls):
     with pytest.raises(EncodingError, match="no such key"):
         encode(model, ["amber"], "text")
     assert len(model.text_batches) == calls
+
+
+def test_an_embedding_that_is_limited_without_a_figure(monkeypatch):
+    """Embedding waits longer each time, as it does for a told wait, and goes on."""
+    waits: list[float] = []
+    monkeypatch.setattr(
+        threading.Event, "wait", lambda self, seconds=None: waits.append(seconds) or False
+    )
+
+    class Limited(HashEmbedding):
+        def _get_text_embeddings(self, texts: list[str]) -> list[list[float]]:
+            if len(waits) < 5:
+                raise boto_error(400, code="ThrottlingException")
+            return super()._get_text_embeddings(texts)
+
+    encode(Limited(), ["amber"], "text")
+    assert waits == [1.0, 2.0, 4.0, 8.0, 16.0]
 
 
 class FakeTime:

@@ -121,6 +121,13 @@ SHAPES = {
     "JSON with numbers inside": json.dumps([f"1. {A}", f"2. {B}"]),
     "JSON with remarks that ask": json.dumps([{"question": A, "note": "Fair? Yes."}, {"q": B}]),
     "line breaks escaped": f"1. {A}\\n2. {B}",
+    "Japanese bullets": f"\u30fb{A}\n\u30fb{B}",
+    "numbers in full-width brackets": f"\uff08\uff11\uff09{A}\n\uff08\uff12\uff09{B}",
+    "Turkish labels": f"Soru 1: {A}\nSoru 2: {B}",
+    "Vietnamese labels": f"Câu hỏi 1: {A}\nCâu hỏi 2: {B}",
+    "Hindi labels": f"प्रश्न 1: {A}\nप्रश्न 2: {B}",
+    "Thai labels": f"คำถามที่ 1: {A}\nคำถามที่ 2: {B}",
+    "items": f"<items><item>{A}</item><item>{B}</item></items>",
     "repeats": f"1. {A}\n2. {A.lower()}\n3. {B}",
 }
 
@@ -211,6 +218,8 @@ def test_answers_of_other_counts_and_languages(answer, expected):
         f"1. {A}\nAnswer: 3.2 billion.\n2. {B}\n**Answer:** They fell.",
         f"Q: {A}\nA: 3.2 billion.\n\nQ: {B}\nA: They fell.",
         f"1. {A}\nAnswer:\n3.2 billion.\n2. {B}\n\n**Answer**\n\nThey fell.",
+        f"1. {A}\n*Answer: 3.2 billion.*\n2. {B}\n_Answer:_ They fell.",
+        f"{A}\nAnswer: 3.2\nbillion.\n{B}\nAnswer: They\nfell.",
         f"1. {A} (Answer: 3.2 billion.)\n2. {B} Answer: They fell.",
         json.dumps([{"question": A, "answer": "3.2 billion."}, {"q": B, "a": "They fell."}]),
         json.dumps({A: "3.2 billion.", B: "They fell."}),
@@ -290,6 +299,22 @@ def test_a_long_answer_that_was_cut_off_is_read_once(start, unit):
 @pytest.mark.parametrize(
     "answer",
     [
+        '{"search_terms": ["rivers in france", "longest river"]}',
+        '```json\n{\n  "phrases": [\n    "rivers in france",\n    "longest river"\n  ]\n}\n```',
+        '[{"title": "rivers in france", "level": 1}, {"title": "longest river", "level": 2}]',
+        '{"phrase": "rivers in france"}\n{"phrase": "longest river"}',
+        '{"status": "ok", "output": ["rivers in france", "longest river"], "count": 2}',
+    ],
+)
+def test_keywords_under_any_key(answer):
+    """Where an answer is nothing but JSON, its first list is what was asked for."""
+    found = [question.text for question in parse_questions(answer, 2)]
+    assert found == ["rivers in france", "longest river"]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
         "N/A",
         "n/a.",
         "None",
@@ -302,10 +327,20 @@ def test_a_long_answer_that_was_cut_off_is_read_once(start, unit):
         "[]",
         "null",
         "Keine Fragen",
+        "Insufficient context",
+        "Not enough information to write questions.",
+        "Unable to generate questions from this.",
+        "As the text consists only of page numbers, no meaningful questions can be formed.",
+        "I'm sorry, but this is only a page number. Could you please provide the full text?",
+        "I'm sorry, but this is too short.\n\nCould you please provide more of it?",
+        "I don't see any text to create questions from. Could you please paste it?",
+        "Unfortunately, the passage is too short. Could you provide more context?",
+        "The text contains only numbers. Would you like me to write about them?",
+        '{"error": "The context is too short"}',
     ],
 )
 def test_words_for_nothing_are_no_questions(answer):
-    """What a model writes where it has no question does not become a query."""
+    """What a model writes or asks where it has no question does not become a query."""
     assert parse_questions(answer, 2) == []
 
 
@@ -313,6 +348,8 @@ def test_words_for_nothing_are_no_questions(answer):
     ("answer", "expected"),
     [
         ("What does None mean in Python?", "What does None mean in Python?"),
+        ("Could you provide details on the tariffs of 2021?",) * 2,
+        ("Insufficient contextual fear conditioning",) * 2,
         ("How do I close <p> tags?", "How do I close <p> tags?"),
         ("<p>Who <b>is</b> Ann?</p>", "Who is Ann?"),
         ("<li>Who is <question>Ann?</question></li>", "Ann?"),

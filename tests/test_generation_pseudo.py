@@ -110,7 +110,18 @@ def test_auto_prefers_the_title():
         "Gas became dear in June.": ["Few bought it."],
     }
     assert list(dataset.corpus) == ["a", "b", "c"]
-    assert pseudo_query_pairs(nodes) == dataset
+    assert pseudo_query_pairs(node for node in nodes) == dataset
+
+
+def test_sentences_and_titles_of_other_scripts():
+    """Hindi ends a sentence with a danda; half of a surrogate pair in a title is no error."""
+    hindi = TextNode(id_="h", text="गंगा भारत की एक नदी है। यह हिमालय से निकलती है।")
+    assert pairs(pseudo_query_pairs([hindi])) == {
+        "गंगा भारत की एक नदी है।": ["यह हिमालय से निकलती है।"]
+    }
+    half = TextNode(id_="t", text="It rises in the north.", metadata={"title": "Rivers \ud83d"})
+    (query,) = pairs(pseudo_query_pairs([half]))
+    assert query.startswith("Rivers")
 
 
 def test_nothing_found_and_bad_arguments():

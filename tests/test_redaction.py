@@ -164,11 +164,18 @@ def test_keys_of_wrapped_models_headers_and_secret_strings():
 
     class Outer(HashEmbedding):
         inner: Inner
+        kind: type = Inner  # as the output class of a structured LLM
+
+    class Router(HashEmbedding):
+        models: list
 
     error = ValueError("inner-value, other-value, two\nlines, " + "long " * 200)
     message = safe_message(error, owner=Outer(inner=Inner()), texts=["two\nlines"])
     assert message.startswith("ValueError: <hidden>, <hidden>, <text>, long")
     assert len(message) == 504
+    routed = safe_message(ValueError("inner-value"), owner=Router(models=[Inner()]))
+    assert routed == "ValueError: <hidden>"
+    assert safe_message(ValueError("x"), owner=Inner) == "ValueError: x"
     assert safe_message(ValueError("x"), owner=None) == "ValueError: x"
 
 

@@ -29,7 +29,8 @@ _PERHAPS_REFUSED = {403, 404}
 # Too many requests; overloaded, as Anthropic says.
 _TOO_MANY = {429, 529}
 _UNAVAILABLE = 503
-_RATE_NAMES = ("ratelimit", "toomanyrequests", "resourceexhausted", "throttl")
+_RATE_NAMES = ("ratelimit", "toomanyrequests", "resourceexhausted")
+_RATE_WORDS = ("rate limit", "rate_limit", "too many requests", "429")
 _USED_UP = "insufficient_quota"
 _MODERATED = ("flagged", "moderation")
 
@@ -39,7 +40,7 @@ def is_permanent(error: BaseException) -> bool:
     if refuses_all(error):
         return True
     status = status_of(error)
-    return status in _CLIENT_ERRORS and status not in _TRANSIENT
+    return status in _CLIENT_ERRORS and status not in _TRANSIENT and not _throttles(error)
 
 
 def refuses_all(error: BaseException) -> bool:
@@ -115,14 +116,20 @@ def asks_to_wait(error: BaseException) -> bool:
 
 def limits_rate(error: BaseException) -> bool:
     """Tell whether a service answers nothing because it was asked too often."""
-    name = type(error).__name__.lower()
+    status = status_of(error)
     words = str(error).lower()
-    return (
-        status_of(error) in _TOO_MANY
-        or any(word in name for word in _RATE_NAMES)
-        or any(word in words for word in ("rate limit", "rate_limit", "too many requests", "429"))
-        or "throttlingexception" in words
+    if status in _TOO_MANY or _throttles(error):
+        return True
+    # A request that is wrong may be quoted: "the prompt has 429 tokens".
+    return status not in _CLIENT_ERRORS and (
+        any(word in type(error).__name__.lower() for word in _RATE_NAMES)
+        or any(word in words for word in _RATE_WORDS)
     )
+
+
+def _throttles(error: BaseException) -> bool:
+    # With status 400, as Bedrock does.
+    return "throttl" in type(error).__name__.lower() or "throttlingexception" in str(error).lower()
 
 
 def _header_seconds(value: object) -> float | None:

@@ -44,7 +44,7 @@ class _Line:
 
 _MARKERS = {
     Kind.NUMBER: re.compile(
-        r"(?:[#(\[]|no\.?\s)?\s*(?:\d{1,3}(?:\.\d{1,2})?"
+        r"(?:[#(\[\uff08]|no\.?\s)?\s*(?:\d{1,3}(?:\.\d{1,2})?"
         r"(?:\\?[.)\]:\u3001\uff0e\uff09\uff1a]+(?!\d)|\s*[-\u2013\u2014./](?=\s)"
         rf"|\s+(?={ASKING_WORD}))"
         r"|[\u4e00\u4e8c\u4e09\u56db\u4e94\u516d\u4e03\u516b\u4e5d\u5341]{1,3}[\u3001\uff0e.]"
@@ -55,7 +55,7 @@ _MARKERS = {
     Kind.BULLET: re.compile(
         r"(?:[*+~](?=\s)|[-=]>(?=\s)|[-\u2010-\u2015](?=\s|\[|[^\W\d])"
         r"|[\u2022\u00b7\u2023\u2043\u25aa\u25ab\u25a0\u25a1\u25cf\u25cb\u25e6\u2219\u27a2\u27a4"
-        r"\u2192\u25ba\u25b8\u2713\u2714\u2705\u2753\u2754\U0001f449\U0001f539\U0001f538]\ufe0f?)"
+        r"\u2192\u25ba\u25b8\u30fb\uff65\u25c6\u2605\u2756\u2794\u2713\u2714\u2705\u2753\u2754\U0001f449\U0001f539\U0001f538]\ufe0f?)"
         r"\s*(?:\[[ xX]?\]\s*)?"
     ),
     Kind.LETTER: re.compile(r"\(?[a-z][.)]\s+", re.IGNORECASE),
@@ -67,6 +67,7 @@ _STARTS = {
     Kind.LETTER: [re.compile(rf"^[^\w\n]*{one}[.)]\s", re.M | re.I) for one in ("a", "b")],
 }
 _RULE = re.compile(r"[\s*_=~#`.|+-]*")
+_EMPHASIS = re.compile(r"\*\*|__|[*_](?=[^\W_])")
 _FENCE = re.compile(r"\s*(?:```|~~~)")
 _INLINE = re.compile(
     rf"(?<=[{MARKS}:\uff1a])([\"'\u201d*)]*)[^\S\n]+"
@@ -94,10 +95,30 @@ _TALK = re.compile(
     r"i(?:['\u2019](?:ve|m|d|ll)| apologi[sz]e| have| hope| am| can| could| will| was| do| cannot)|"
     r"(?:these|those|the (?:above|following)|all|both) (?:\w+ )?(?:questions?|queries)|"
     r"there (?:is|are) (?:no|not)\b.*\b(?:information|context|text|content|questions?)|"
-    r"(?:the|this) (?:given |provided |above )?"
+    r"(?:as |since |because )?(?:the|this) (?:given |provided |above )?"
     r"(?:text|context|passage|document|excerpt|content|information))\b"
     r"|(?:\w+[\s-]){0,4}(?:questions?|queries|keywords|quiz|exam(?:ination)?|answers?|"
     r"questionnaire)\W*$",
+    re.IGNORECASE,
+)
+_TEXT = r"(?:text|context|content|passage|document|excerpt|information|details)"
+# What a model asks that was given too little, and how it begins.
+_ASKS_BACK = (
+    r"(?:can|could|would|will) you (?:please |kindly )?"
+    r"(?:provide|share|paste|give|send|upload|supply)\b"
+)
+_BEGS = re.compile(
+    rf"(?:please,? )?{_ASKS_BACK}(?: (?:me|us|with|more|the|some|any|additional|further|full|"
+    rf"complete|actual|entire|relevant|missing|of|it|this|here|again|{_TEXT}))*\W*$",
+    re.IGNORECASE,
+)
+_REQUEST = re.compile(rf"\b{_ASKS_BACK}|\bwould you like\b", re.IGNORECASE)
+_REGRETS = re.compile(
+    r"(?:i['\u2019]?m (?:sorry|afraid|unable)|sorry|i apologi[sz]e|unfortunately|"
+    r"it (?:seems|looks|appears)|i (?:do not|don['\u2019]t|can ?not|can['\u2019]t|need)|"
+    r"i['\u2019]d (?:be happy|love|need)|no (?:text|context|content)|"
+    r"there(?:['\u2019]s| is| are| isn['\u2019]t| aren['\u2019]t) (?:no|not|enough)|"
+    rf"(?:the|this|your) (?:\w+ )?{_TEXT})\b",
     re.IGNORECASE,
 )
 # "slow sql queries" is none.
@@ -169,6 +190,7 @@ def _classified(response: str) -> list[_Line]:
     joined = False  # the line before was text, so this one may be its rest
     aside = False  # below "Answers:", "Explanation:" and the like, until something asks again
     listing = False  # below an answer that ends in a colon: its parts
+    answering = False  # the line before was an answer, or the rest of one
     markers = _markers_in(response)
     for raw in response.splitlines():
         if _RULE.fullmatch(raw) or _FENCE.match(raw):
@@ -182,11 +204,14 @@ def _classified(response: str) -> list[_Line]:
             if line.kind is Kind.ANSWER and lines and line.text:
                 lines[-1].answer = line.text
             joined = False
+            answering = bool(lines) and lines[-1].answer is not None
         elif lines and not lines[-1].text and line.text:
             # A label or number on a line of its own waited for this text.
             lines[-1].text = line.text
             joined = True
-        elif listing and _is_part(line, of=lines[-1]):
+        elif (listing and _is_part(line, of=lines[-1])) or (
+            answering and _goes_on(line, of=lines[-1])
+        ):
             lines[-1].answer = f"{lines[-1].answer} {line.text}"
         elif aside and not line.asks and not _reopens(line):
             if lines and lines[-1].answer is None and line.kind is Kind.PLAIN:
@@ -195,8 +220,17 @@ def _classified(response: str) -> list[_Line]:
             lines[-1].text += " " + line.text
         else:
             lines.append(line)
-            joined, aside, listing = True, False, False
+            joined, aside, listing, answering = True, False, False, False
     return lines
+
+
+def _goes_on(line: _Line, *, of: _Line) -> bool:
+    """Tell whether a line goes on with an answer; where no question has a mark, it may be one."""
+    if not of.asks or line.asks or of.answer is None or _reopens(line):
+        return False
+    if line.kind is Kind.BULLET:
+        return of.kind is not Kind.BULLET
+    return line.kind is Kind.PLAIN and line.text[:1].islower() and not _ended(of.answer)
 
 
 def _is_part(line: _Line, *, of: _Line) -> bool:
@@ -210,7 +244,14 @@ def _is_part(line: _Line, *, of: _Line) -> bool:
 
 
 def _is_talk(line: _Line, *, surplus: bool) -> bool:
-    if line.kind is not Kind.PLAIN or line.asks or _TALK.match(line.text) is None:
+    if line.kind is not Kind.PLAIN:
+        return False
+    if line.asks:
+        regrets = _REGRETS.match(line.text) is not None
+        return _BEGS.match(line.text) is not None or (
+            regrets and _REQUEST.search(line.text) is not None
+        )
+    if _TALK.match(line.text) is None:
         return False
     # "great barrier reef bleaching" is a query; talk has an end, or is one line too many.
     return _ended(line.text) or (surplus and not line.text[:1].islower())
@@ -240,7 +281,7 @@ def _marked(raw: str, markers: dict[Kind, re.Pattern[str]], *, has_question: boo
         text = re.sub(r"^#+\s+|\s+#+$", "", text)
     kind = Kind.PLAIN
     for _ in range(3):  # marks can be nested: "- 1. Question: ..."
-        bare = without_emphasis(text).lstrip("*_ ") if text.startswith(("**", "__")) else text
+        bare = without_emphasis(text).lstrip("*_ ") if _EMPHASIS.match(text) else text
         if has_question and (answer := ANSWER_LABEL.match(bare)):
             return _Line(Kind.ANSWER, indent, bare[answer.end() :].strip(")]*_ "))
         if note := NOTE_LABEL.match(bare):

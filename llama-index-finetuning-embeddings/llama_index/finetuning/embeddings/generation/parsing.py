@@ -26,6 +26,9 @@ _NOTHING = re.compile(
     r"n a|none|null|nil|nothing|empty|not (?:applicable|available|possible)|"
     r"(?:no|zero|0) (?:\w+ )?(?:questions?|queries|query|keywords?|answers?|output|content)"
     r"(?: (?:found|available|possible|generated|needed|applicable|here))?|"
+    r"(?:insufficient|not enough) (?:context|information|content|text|data)"
+    r"(?: (?:given|provided|available|here|to \w+(?: \w+){0,3}))?|"
+    r"unable to (?:generate|create|write|form)(?: \w+){1,6}|"
     r"keine?(?: fragen?)?|aucune?(?: question)?|ningun[ao]?(?: pregunta)?|nessuna?(?: domanda)?|"
     r"nenhuma?(?: pergunta)?|\u65e0|\u7121|\u6ca1\u6709|\u6c92\u6709|\u306a\u3057"
 )
@@ -49,9 +52,14 @@ def parse_questions(response: str, limit: int) -> list[Question]:
         limit: How many questions were asked for.
     """
     text = _plain(response)
-    found = [question for structured in parse_structured(text) for question in _inside(structured)]
+    structured = parse_structured(text)
+    found = (
+        parse_lines(text, limit)
+        if structured is None
+        else [question for one in structured for question in _inside(one)]
+    )
     unique: dict[str, Question] = {}
-    for question in map(tidy, found or parse_lines(text, limit)):
+    for question in map(tidy, found):
         key = question_key(question.text)
         words = " ".join(_NO_WORDS.sub(" ", key).split())
         if any(character.isalnum() for character in question.text) and not _NOTHING.fullmatch(

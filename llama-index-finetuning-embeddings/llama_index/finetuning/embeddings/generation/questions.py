@@ -19,13 +19,27 @@ _QUESTION_WORDS = (
     "questions?|ques|query|queries|search quer(?:y|ies)|q|"
     "frage|pregunta|domanda|pergunta|vraag|pytanie|"
     "\u0432\u043e\u043f\u0440\u043e\u0441|\u95ee\u9898|\u554f\u984c|\u8cea\u554f|\u8d28\u95ee|"
-    "\u95ee|\u554f|\uc9c8\ubb38|\u0633\u0624\u0627\u0644"
+    "\u95ee|\u554f|\uc9c8\ubb38|\u0633\u0624\u0627\u0644|"
+    # Turkish, Indonesian, Vietnamese, Nordic, Czech, Romanian, Hungarian, Ukrainian, Greek, Hindi,
+    # Arabic, Hebrew and Thai.
+    "soru|c\u00e2u|pertanyaan|c\u00e2u h\u1ecfi|fr\u00e5ga|sp\u00f8rgsm\u00e5l|"
+    "sp\u00f8rsm\u00e5l|kysymys|ot\u00e1zka|\u00eentrebarea|k\u00e9rd\u00e9s|"
+    "\u043f\u0438\u0442\u0430\u043d\u043d\u044f|"
+    "\u03b5\u03c1\u03ce\u03c4\u03b7\u03c3\u03b7|\u092a\u094d\u0930\u0936\u094d\u0928|"
+    "\u0627\u0644\u0633\u0624\u0627\u0644|\u05e9\u05d0\u05dc\u05d4|"
+    "\u0e04\u0e33\u0e16\u0e32\u0e21(?:\u0e17\u0e35\u0e48)?"
 )
 _ANSWER_WORDS = (
     "(?:expected |correct |sample |model |reference |short |suggested )?answers?(?: key)?|ans|"
     "response|solution|antwort|r\u00e9ponse|respuesta|risposta|resposta|antwoord|odpowied\u017a|"
     "\u043e\u0442\u0432\u0435\u0442|\u7b54\u6848|\u56de\u7b54|\u7b54|\ub2f5\ubcc0|\ub2f5|"
-    "\u0627\u0644\u0625\u062c\u0627\u0628\u0629"
+    "\u0627\u0644\u0625\u062c\u0627\u0628\u0629|"
+    "cevap|jawaban|tr\u1ea3 l\u1eddi|svar|vastaus|odpov\u011b\u010f|"
+    "r\u0103spuns(?:ul)?|v\u00e1lasz|"
+    "\u0432\u0456\u0434\u043f\u043e\u0432\u0456\u0434\u044c|"
+    "\u03b1\u03c0\u03ac\u03bd\u03c4\u03b7\u03c3\u03b7|\u0909\u0924\u094d\u0924\u0930|"
+    "\u05ea\u05e9\u05d5\u05d1\u05d4|"
+    "\u0e04\u0e33\u0e15\u0e2d\u0e1a(?:\u0e17\u0e35\u0e48)?"
 )
 _NOTE_WORDS = (
     "explanation|rationale|reason(?:ing)?|difficulty(?: level)?|type|category|topic|level|source|"

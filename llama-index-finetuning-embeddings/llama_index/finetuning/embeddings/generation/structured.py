@@ -28,29 +28,43 @@ _TOKEN = re.compile(
     """,
     re.VERBOSE | re.DOTALL,
 )
+_FENCE = re.compile(r"```\w*")
+_NOT_JSON = re.compile(r"[^\s,;]")
+_REMARK_KEY = re.compile(
+    r"errors?|messages?|status|reason|notes?|details?|explanation|type|category|topic|difficulty|"
+    r"level|language|id|code|success|valid",
+    re.IGNORECASE,
+)
 _COLON = re.compile(r"\s*:")
 _TAG = re.compile(
-    r"<(?P<end>/?)(?P<name>(?:question|query|q|li|text|answer)(?:[_-]?\d+)?)\b[^<>]*>",
+    r"<(?P<end>/?)(?P<name>(?:question|query|q|li|item|text|answer)(?:[_-]?\d+)?)\b[^<>]*>",
     re.IGNORECASE,
 )
 _RULE_CELL = re.compile(r":?-{2,}:?")
 
 
-def parse_structured(response: str) -> list[Question]:
-    """Return the questions of JSON, tags or a table; none if the answer has no such shape."""
-    return _from_json(response) or _from_tags(response) or _from_table(response)
+def parse_structured(response: str) -> list[Question] | None:
+    """Return the questions of JSON, tags or a table; None if the answer has no such shape."""
+    found, whole = _from_json(response)
+    return found or _from_tags(response) or _from_table(response) or ([] if whole else None)
 
 
-def _from_json(response: str) -> list[Question]:
-    """Read JSON, JSON Lines, Python literals, and any of them cut off or with stray commas.
+def _from_json(response: str) -> tuple[list[Question], bool]:
+    """Return the questions, and whether the answer is nothing but JSON.
+
+    Read are JSON, JSON Lines, Python literals, and any of them cut off or with stray commas.
 
     One reading of the tokens serves them all: a strict parser would lose a whole answer, paid
     for, over its last comma.
     """
     found: list[Question] = []
+    every: list[tuple[str, bool]] = []
+    between = ""
     position = 0
     while (opening := _OPENING.search(response, position)) is not None:
+        between += response[position : opening.start()]
         strings, position = _value(response, opening.end())
+        every += strings
         pairs = _pairs(strings)
         # Inside a sentence a bracket is more likely a piece of code that a question speaks of.
         if opening["start"] is not None or (
@@ -58,7 +72,9 @@ def _from_json(response: str) -> list[Question]:
             and "?" not in response[position : _line_end(response, position)]
         ):
             found += pairs
-    return found
+    between += response[position:]
+    whole = bool(every) and _NOT_JSON.search(_FENCE.sub("", between)) is None
+    return (found or _under_any_key(every), True) if whole else (found, False)
 
 
 def _line_end(text: str, position: int) -> int:
@@ -109,6 +125,18 @@ def _pairs(strings: list[tuple[str, bool]]) -> list[Question]:
             found[-1] = Question(found[-1].text, text)
     # Without a key that speaks of questions, what asks is one.
     return found or [Question(text) for text, is_key in strings if not is_key and ASKS.search(text)]
+
+
+def _under_any_key(strings: list[tuple[str, bool]]) -> list[Question]:
+    """Return the strings under the first key that is not one of remarks, whatever its name."""
+    found: dict[str, list[Question]] = {}
+    key = ""
+    for text, is_key in strings:
+        if is_key:
+            key = text
+        elif not _REMARK_KEY.fullmatch(key):
+            found.setdefault(key, []).append(Question(text))
+    return next(iter(found.values()), [])
 
 
 def _from_tags(response: str) -> list[Question]:
