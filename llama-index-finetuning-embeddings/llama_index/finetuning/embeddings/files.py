@@ -108,7 +108,9 @@ def check_writable(
                 f"'{name}' can't be replaced whole: at {str(path)!r} another file system begins, "
                 "such as a container's volume. Give a folder inside it."
             )
-        parent = next(one for one in target.parents if one.exists())
+        # What is written into must be writable itself, what is replaced its parent.
+        places = target.parents if replaced else (target, *target.parents)
+        parent = next(one for one in places if one.exists())
         with tempfile.NamedTemporaryFile(dir=parent, prefix=".write-test-"):
             pass
     except OutputError:

@@ -70,6 +70,15 @@ def _base(folder: Path, description: AdapterDescription) -> BaseEmbedding:
             f"{str(folder)!r} names {what}, which can't be loaded by its name. Pass the model as "
             "'base_embed_model'."
         )
+    if description.base_folder is not None:
+        places = [one for one in (description.base_folder, name) if Path(one).is_dir()]
+        if not places:
+            raise ModelFolderError(
+                f"The base of the adapter in {str(folder)!r}, the folder "
+                f"{description.base_folder!r}, is no longer there. Pass the model as "
+                "'base_embed_model'."
+            )
+        name = places[0]
     check_names_no_code(Path(name))
     try:
         return open_one(name, description.base_settings)

@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -65,9 +66,8 @@ class AdapterEmbeddingModel(BaseEmbedding):
     adapter_path: str = Field(description="The adapter's folder.")
     adapter_class: str = Field(description="Name of the adapter's class.")
     transform: str = Field(description="Whose vectors are transformed: query, both or none.")
-    adapter_digest: str | None = Field(
-        default=None,
-        description="SHA-256 of the adapter's weights where texts pass it, for caches of them.",
+    text_digest: str = Field(
+        default="", description="SHA-256 of what embeds texts, for caches of their vectors."
     )
     _base_embed_model: BaseEmbedding = PrivateAttr()
     _adapter: torch.nn.Module = PrivateAttr()
@@ -103,7 +103,7 @@ class AdapterEmbeddingModel(BaseEmbedding):
             adapter_path=os.fspath(adapter_path),
             adapter_class=type(adapter).__name__,
             transform=transform,
-            adapter_digest=_digest(adapter if transform == "both" else None, base_embed_model),
+            text_digest=_digest(adapter if transform == "both" else None, base_embed_model),
         )
         self._base_embed_model = base_embed_model
         self._target_device = torch.device(device or infer_torch_device())
@@ -112,7 +112,10 @@ class AdapterEmbeddingModel(BaseEmbedding):
         self._adapter = adapter.eval().to(self._target_device)
         self._dimension = description.dimension or getattr(adapter, "in_features", None)
         self._check_dimension(stated_dimension(base_embed_model))
-        if description.base_model not in (None, base_embed_model.model_name):
+        names = {base_embed_model.model_name, str(Path(base_embed_model.model_name).resolve())}
+        if description.base_model and names.isdisjoint(
+            {description.base_model, description.base_folder}
+        ):
             logger.warning(
                 "The adapter in %r was trained on %r and now stands behind %r: it only helps if "
                 "the two are the same model.",
@@ -208,7 +211,7 @@ class AdapterEmbeddingModel(BaseEmbedding):
         return self._adapted(await calls.aembed_texts(self._base_embed_model, texts), "text")
 
     def _adapted(self, vectors: list[list[float]], side: str) -> list[list[float]]:
-        if not vectors or self.model_for(side) is not self:
+        if len(vectors) == 0 or self.model_for(side) is not self:
             return vectors
         rows = np.asarray(vectors, dtype=np.float32)
         self._check_dimension(rows.shape[1])
@@ -239,12 +242,12 @@ class AdapterEmbeddingModel(BaseEmbedding):
             )
 
 
-def _digest(adapter: torch.nn.Module | None, base: BaseEmbedding) -> str | None:
-    """Hash the weights that texts pass, the base's included where it is an adapter's model too."""
-    inner: str | None = getattr(base, "adapter_digest", None)
+def _digest(adapter: torch.nn.Module | None, base: BaseEmbedding) -> str:
+    """Hash what texts pass: the base with its settings, and the weights of an adapter."""
+    inner = calls.text_digest(base)
     if adapter is None:
         return inner
-    digest = hashlib.sha256((inner or "").encode())
+    digest = hashlib.sha256(inner.encode())
     for name, weights in sorted(adapter.state_dict().items()):
         digest.update(name.encode())
         flat = weights.detach().cpu().contiguous().reshape(-1)

@@ -28,8 +28,8 @@ class AsymmetricEmbeddingModel(BaseEmbedding):
 
     query_model_name: str = Field(description="Name of the model for queries.")
     text_model_name: str = Field(description="Name of the model for texts.")
-    adapter_digest: str | None = Field(
-        default=None, description="The one of the model for texts, for caches of them."
+    text_digest: str = Field(
+        default="", description="SHA-256 of what embeds texts, for caches of their vectors."
     )
     _query_embed_model: BaseEmbedding = PrivateAttr()
     _text_embed_model: BaseEmbedding = PrivateAttr()
@@ -49,7 +49,7 @@ class AsymmetricEmbeddingModel(BaseEmbedding):
             callback_manager=callback_manager or CallbackManager([]),
             query_model_name=query_embed_model.model_name,
             text_model_name=text_embed_model.model_name,
-            adapter_digest=getattr(text_embed_model, "adapter_digest", None),
+            text_digest=calls.text_digest(text_embed_model),
         )
         self._query_embed_model = query_embed_model
         self._text_embed_model = text_embed_model

@@ -1,10 +1,13 @@
 """Call a wrapped model with its rate limiter and its cache, which other calls would pass by."""
 
+import hashlib
+import re
 from collections.abc import Iterator
 
 from llama_index.core.base.embeddings.base import BaseEmbedding
 
 Vector = list[float]
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
 
 def sources(embed_model: BaseEmbedding) -> Iterator[str]:
@@ -17,6 +20,21 @@ def sources(embed_model: BaseEmbedding) -> Iterator[str]:
         inner = getattr(embed_model, name, None)
         if isinstance(inner, BaseEmbedding):
             yield from sources(inner)
+
+
+def text_digest(embed_model: BaseEmbedding) -> str:
+    """Hash a model as LlamaIndex's pipelines do, which know it by what it is written as.
+
+    A model that stands before or behind others is written with its own fields alone.
+    """
+    own = getattr(embed_model, "text_digest", None)
+    if isinstance(own, str):
+        return own
+    try:
+        written = str(embed_model.to_dict())
+    except Exception:  # a class of somebody's own may hold what can't be written
+        written = f"{embed_model.class_name()} {embed_model.model_name}"
+    return hashlib.sha256(_ADDRESS.sub("", written).encode(errors="replace")).hexdigest()
 
 
 def embed_query(embed_model: BaseEmbedding, query: str) -> Vector:

@@ -48,6 +48,7 @@ class AdapterDescription:
         adapter_class: Name of the adapter's class; None in a folder of the retired package.
         transform: Whose vectors it is for: queries alone, or texts too.
         base_model: Name of the embedding model that it was trained on, where known.
+        base_folder: Where that model's folder was, if it is one.
         base_class: Name of that model's class in LlamaIndex, where known.
         base_settings: The settings of that model that its vectors depend on.
         dimension: Length of that model's vectors, where known.
@@ -58,6 +59,7 @@ class AdapterDescription:
     adapter_class: str | None = None
     transform: Transform = "query"
     base_model: str | None = None
+    base_folder: str | None = None
     base_class: str | None = None
     base_settings: dict[str, Any] = field(default_factory=dict)
     dimension: int | None = None
@@ -180,7 +182,7 @@ _OBJECTS = ("adapter_config", "base_settings")
 _KINDS: dict[str, Any] = {
     **dict.fromkeys(_OBJECTS, dict),
     **dict.fromkeys(("adapter_class", "transform"), str),
-    **dict.fromkeys(("base_model", "base_class", "library_version"), str | None),
+    **dict.fromkeys(("base_model", "base_folder", "base_class", "library_version"), str | None),
     "dimension": int | None,
 }
 

@@ -63,13 +63,16 @@ def save_adapter(
     truncate_dim = getattr(getattr(embed_model, "_model", None), "truncate_dim", None)
     settings = {name: getattr(embed_model, name, None) for name in BASE_SETTINGS}
     settings["truncate_dim"] = settings["truncate_dim"] or truncate_dim
+    name = embed_model.model_name
     # Another kind of model may mean something else by such a name.
     kept = {name: one for name, one in settings.items() if isinstance(one, BASE_SETTINGS[name])}
     description = AdapterDescription(
         adapter_class=type(adapter).__name__,
         adapter_config=adapter.get_config_dict(),
         transform=transform,
-        base_model=embed_model.model_name,
+        base_model=name,
+        # By its name alone, "my-model" would be one on the Hub wherever it is no folder.
+        base_folder=str(Path(name).resolve()) if Path(name).is_dir() else None,
         base_class=embed_model.class_name(),
         base_settings=kept,
         dimension=dimension,

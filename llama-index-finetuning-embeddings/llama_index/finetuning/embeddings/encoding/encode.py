@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import json
 import logging
 import os
 import tempfile
@@ -27,6 +28,7 @@ from llama_index.finetuning.embeddings.errors import (
     ConfigurationError,
     EncodingError,
     FinetuningError,
+    OutputError,
 )
 from llama_index.finetuning.embeddings.redaction import safe_message
 from llama_index.finetuning.embeddings.service_errors import (
@@ -240,6 +242,16 @@ def _allocate(n_rows: int, dim: int) -> NDArray[np.float32]:
         return np.empty((n_rows, dim), dtype=np.float32)
     # The map keeps the file's space alive; closing the file frees its name.
     with tempfile.TemporaryFile(prefix="embeddings-") as file:
+        if hasattr(os, "posix_fallocate"):
+            # Else a full disk would end the process at the first vector that has no room.
+            try:
+                os.posix_fallocate(file.fileno(), 0, n_rows * dim * 4)
+            except OSError as error:
+                raise OutputError(
+                    f"The vectors need {n_rows * dim * 4 / 2**30:.1f} GiB in the folder for "
+                    f"temporary files, {tempfile.gettempdir()!r} ({error.strerror}). Free some "
+                    "space, or set the environment variable TMPDIR to another folder."
+                ) from error
         return np.memmap(file, dtype=np.float32, mode="w+", shape=(n_rows, dim))
 
 
@@ -280,7 +292,7 @@ def _patient_call(
                     seconds = max(told, _LEAST_TOLD_WAIT)
                     may_wait -= seconds
                 reason = safe_message(error, owner=embed_model, texts=batch)
-                final = isinstance(error, _PERMANENT) or is_permanent(error) or may_wait < 0
+                final = _is_fault(error) or is_permanent(error) or may_wait < 0
                 if seconds is not None and not final:
                     logger.warning("Embedding failed, next try in %g s: %s", seconds, reason)
                     if not stopped.wait(seconds):
@@ -292,6 +304,13 @@ def _patient_call(
                 ) from (None if is_remote(embed_model) else error)
 
     return call
+
+
+def _is_fault(error: Exception) -> bool:
+    """Tell whether a second try would only repeat an error."""
+    # A gateway's page instead of an answer is no fault of the program.
+    passing = isinstance(error, OSError | json.JSONDecodeError)
+    return isinstance(error, _PERMANENT) and not passing
 
 
 def _runs_on_cpu(embed_model: BaseEmbedding) -> bool:

@@ -2,10 +2,12 @@
 
 import contextlib
 import enum
+import functools
 import hashlib
 import json
 import os
 import re
+import types
 from collections.abc import Callable, Iterator, Mapping, Set
 from typing import Any
 
@@ -34,13 +36,14 @@ _IRRELEVANT = {
     "show_progress_bar",
     "target_device",
     "target_devices",
+    "text_digest",
     "timeout",
     "token",
 }
 # Words in the names of what changes from call to call, and of objects that a process holds.
 _RECORDS = re.compile(
-    r"(?:^|_)(?:calls|count(?:er|s)?|hits|misses|seen|stats|time(?:stamp)?|total|usage|used|uuid"
-    r"|warn(?:ed|ings?))(?:_|$)",
+    r"(?:^|_)(?:attempts|calls|cost|count(?:er|s)?|failures|hits|misses|requests?|seen|spent|stats"
+    r"|time(?:stamp)?|total|usage|used|uuid|warn(?:ed|ings?))(?:_|$)",
     re.IGNORECASE,
 )
 _HANDLES = re.compile(
@@ -59,12 +62,13 @@ _SAMPLED_WEIGHTS = 4096
 def identity(embed_model: BaseEmbedding, side: str | None = None) -> str:
     """Return a hash that changes when the vectors of a model would.
 
-    It covers the class and the settings (without keys, time limits, batch size and the like),
-    public ones of any kind and private ones that are a text, a number, an array or an object,
-    and, for models in memory, the prompts, each module's settings and a sample of every weight
-    tensor: a model trained further, or another one saved under the same path, is another model.
-    Wrapped objects are followed in the same way. What holds a process's state by its name (a
-    client, a lock, a count of calls) is left out.
+    It covers the class and the settings (without keys, time limits, batch size and the like):
+    public ones of any kind, and private ones that are a text, a number, an array, an object or a
+    mapping to texts and numbers; functions with what they hold on to; and, for models in memory,
+    the prompts, each module's settings and a sample of every weight tensor: a model trained
+    further, or another one saved under the same path, is another model. Wrapped objects are
+    followed in the same way. What holds a process's state by its name (a client, a lock, a count
+    of calls) is left out.
 
     Args:
         embed_model: The model.
@@ -94,10 +98,15 @@ class _Description:
                 return self.of(simpler(value), depth)
         name = type(value).__qualname__
         secret = hasattr(value, "get_secret_value")
+        if isinstance(value, types.ModuleType):
+            return value.__name__
         if isinstance(value, type) or secret or depth > _DEEPEST or id(value) in self._seen:
             return name
         if isinstance(value, np.ndarray) or callable(getattr(value, "detach", None)):
             return _array(value)
+        if isinstance(value, functools.partial):
+            parts = (value.func, value.args, value.keywords)
+            return [name, *(self.of(one, depth + 1) for one in parts)]
         if isinstance(value, Mapping):
             kept = {str(key): one for key, one in value.items() if isinstance(key, _PLAIN)}
             return {key: self.of(one, depth + 1) for key, one in kept.items() if _counts(key, one)}
@@ -109,8 +118,22 @@ class _Description:
         if callable(getattr(value, "state_dict", None)):
             return [name, self._module(value)]
         if callable(value) and hasattr(value, "__qualname__"):
-            return value.__qualname__
+            return self._function(value, depth)
         return [name, {key: self.of(one, depth + 1) for key, one in self._settings(value)}]
+
+    def _function(self, value: Any, depth: int) -> list[Any]:
+        """Describe a function: where it is from, its code, and the values that it holds on to."""
+        code = getattr(value, "__code__", None)
+        held = [getattr(value, "__self__", None), getattr(value, "__defaults__", None)]
+        for cell in getattr(value, "__closure__", None) or ():
+            with contextlib.suppress(ValueError):  # not filled yet
+                held.append(cell.cell_contents)
+        return [
+            getattr(value, "__module__", None),
+            value.__qualname__,
+            None if code is None else _code(code),
+            [self.of(one, depth + 1) for one in held],
+        ]
 
     def _settings(self, value: Any) -> Iterator[tuple[str, Any]]:
         """Yield the fields of an object that shape what it computes."""
@@ -122,7 +145,7 @@ class _Description:
         public_field = isinstance(value, BaseEmbedding)
         for name, one in own.items():
             hidden = name.startswith("_")
-            if hidden and (one is None or isinstance(one, Mapping | list | tuple | Set)):
+            if hidden and (one is None or _is_grown(one)):
                 continue  # made when it is needed, or grown from call to call
             if name in {f"{side}_instruction" for side in self._others}:
                 continue
@@ -146,6 +169,25 @@ class _Description:
                 parts.append(self.of(part.get_config_dict()))
         weights = [[name, _array(one, sampled=True)] for name, one in module.state_dict().items()]
         return [default, prompts, settings, parts, weights]
+
+
+def _is_grown(value: Any) -> bool:
+    """Tell whether a private container may be a record of calls; one of plain values is none."""
+    if isinstance(value, Mapping):
+        return not all(one is None or isinstance(one, _PLAIN) for one in value.values())
+    return isinstance(value, list | tuple | Set)
+
+
+def _code(code: types.CodeType) -> list[Any]:
+    """Describe a function's code, that of the functions in it included."""
+    constants = [
+        _code(one)
+        if isinstance(one, types.CodeType)
+        # Sets are in another order in every process.
+        else repr(sorted(map(repr, one)) if isinstance(one, frozenset) else one)
+        for one in code.co_consts
+    ]
+    return [hashlib.sha256(code.co_code).hexdigest(), list(code.co_names), constants]
 
 
 _SIMPLER: dict[Any, Callable[[Any], Any]] = {

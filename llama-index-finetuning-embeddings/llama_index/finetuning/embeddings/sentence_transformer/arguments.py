@@ -1,6 +1,7 @@
 """Checks on the engine's arguments, before any model is loaded."""
 
 import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -30,6 +31,9 @@ def check_arguments(
     precision: Any,
     batching: Any,
     matryoshka_dims: Any,
+    query_prompt: Any,
+    text_prompt: Any,
+    model_kwargs: Any,
     device: Any,
     seed: Any,
     callbacks: Any,
@@ -78,7 +82,16 @@ def check_arguments(
                 "'early_stopping_patience' needs a 'val_dataset' to see when the model gets no "
                 "better. Pass one, or leave it out."
             )
+    for name, prompt in (("query_prompt", query_prompt), ("text_prompt", text_prompt)):
+        if not isinstance(prompt, str | None):
+            raise ConfigurationError(f"{name!r} must be a text (got {prompt!r}).")
+    if not isinstance(model_kwargs, Mapping | None):
+        raise ConfigurationError(f"'model_kwargs' must be a mapping (got {model_kwargs!r}).")
     if matryoshka_dims is not None:
+        if not isinstance(matryoshka_dims, Iterable):
+            raise ConfigurationError(
+                f"'matryoshka_dims' must be a list of dimensions (got {matryoshka_dims!r})."
+            )
         if not matryoshka_dims:
             raise ConfigurationError("'matryoshka_dims' must name at least one dimension (got []).")
         for dim in matryoshka_dims:

@@ -3,7 +3,6 @@
 import contextlib
 import logging
 import os
-import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -69,6 +68,7 @@ from llama_index.finetuning.embeddings.sentence_transformer.training import (
     Progress,
     SavedWeights,
     Trainer,
+    clear_best,
     last_checkpoint,
     unseal,
 )
@@ -248,6 +248,9 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
             precision=precision,
             batching=batching,
             matryoshka_dims=matryoshka_dims,
+            query_prompt=query_prompt,
+            text_prompt=text_prompt,
+            model_kwargs=model_kwargs,
             device=device,
             seed=seed,
             callbacks=self.callbacks,
@@ -255,6 +258,9 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
         warn_of_shared_queries(dataset, val_dataset)
         self.dataset = dataset
         self.model_id = os.fspath(model_id)
+        # The base is read once more when queries alone were tuned, wherever the process is then.
+        folder = Path(model_id)
+        self._source = str(folder.absolute()) if folder.is_dir() else self.model_id
         self.model_output_path = os.fspath(model_output_path)
         self.batch_size = int(batch_size)
         self.val_dataset = val_dataset
@@ -344,7 +350,7 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
                 "Export the finetuned folder afterwards."
             )
         model = load_sentence_transformer(
-            self.model_id,
+            self._source,
             trust_remote_code=self.trust_remote_code,
             device=distributed.own_device(self.device),
             model_kwargs=self.model_kwargs or None,
@@ -561,11 +567,16 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
                     f"them{unsaved} elsewhere, and a further finetune() trains on from them."
                 ) from error
 
-    def _alone(self, output: Path) -> contextlib.AbstractContextManager[None]:
-        """Keep other runs from writing the same folder; the main process does so for all."""
-        if not distributed.is_main():
-            return contextlib.nullcontext()
-        return output_lock(output, name="model_output_path")
+    @contextlib.contextmanager
+    def _alone(self, output: Path) -> Iterator[None]:
+        """Keep other runs from writing the same folders; the main process does so for all."""
+        with contextlib.ExitStack() as locks:
+            if distributed.is_main():
+                locks.enter_context(output_lock(output, name="model_output_path"))
+                if self.checkpoint_path is not None:
+                    # "out" and "../out" have the same one.
+                    locks.enter_context(output_lock(self.checkpoint_path, name="checkpoint folder"))
+            yield
 
     @contextlib.contextmanager
     def _work_folder(self) -> Iterator[Path]:
@@ -639,18 +650,23 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
         checkpoint = None
         if self.resume_from_checkpoint:
             # All processes go on from the same step; one that lacks the folder fails aloud.
-            found = distributed.from_main(lambda: last_checkpoint(folder, run_hash))
+            found = distributed.from_main(
+                lambda: last_checkpoint(folder, run_hash, epochs=args.num_train_epochs)
+            )
             checkpoint = None if found is None else folder / found.name
             logger.info("Resuming from %s", checkpoint or "the start: there is no checkpoint")
-        if checkpoint is None and distributed.is_main() and (folder / "best").is_dir():
-            # Without the best weights beside them, earlier checkpoints can't be gone on from.
-            unseal(folder)
-            shutil.rmtree(folder / "best", ignore_errors=True)
+        best_folder = folder / "best"
+        if checkpoint is None and distributed.is_main():
+            # Earlier checkpoints would be taken for this run's. Nor can they be gone on from
+            # without the best weights beside them.
+            if self.save_checkpoints or best_folder.is_dir():
+                unseal(folder)
+            clear_best(best_folder)
         best = None
         callbacks = [CheckpointSeal(run_hash), *self.callbacks]
         if held is not None:
             best = BestModel(
-                self.model, folder / "best", run_hash, patience=self.early_stopping_patience
+                self.model, best_folder, run_hash, patience=self.early_stopping_patience
             )
             best.offer(_ndcg(held), BASE_STEP)
             callbacks.append(best)

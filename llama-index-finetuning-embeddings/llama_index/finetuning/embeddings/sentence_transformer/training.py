@@ -1,9 +1,11 @@
 """The Trainer, its checkpoints, and the callback that remembers the best weights."""
 
+import contextlib
 import functools
 import hashlib
 import json
 import logging
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from safetensors.torch import load_model, save_model
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer
 from torch import Tensor
 from transformers import ProgressCallback, TrainerCallback, TrainerControl, TrainerState
+from transformers.trainer import TRAINER_STATE_NAME
 
 from llama_index.finetuning.embeddings.errors import TrainingError
 from llama_index.finetuning.embeddings.files import atomic_file, output_errors, read_json_object
@@ -28,6 +31,8 @@ _UNCHANGED = (
     "Checkpoints and an earlier model are unchanged; try a lower learning_rate, or "
     "precision='fp32'."
 )
+_BEST_WEIGHTS = "model.safetensors"
+_BEST_FACTS = "best.json"
 _ALL_WEIGHTS = "all_weights.safetensors"
 
 
@@ -227,9 +232,9 @@ class BestModel(TrainerCallback):  # type: ignore[misc]
         *,
         patience: int | None = None,
     ) -> None:
-        self._weights = SavedWeights(model, folder / "model.safetensors")
+        self._weights = SavedWeights(model, folder / _BEST_WEIGHTS)
         self.restore = self._weights.restore
-        self._facts = folder / "best.json"
+        self._facts = folder / _BEST_FACTS
         self._fingerprint = fingerprint
         self._patience = patience
         folder.mkdir(parents=True, exist_ok=True)
@@ -281,10 +286,28 @@ class BestModel(TrainerCallback):  # type: ignore[misc]
             control.should_training_stop = True
 
 
-def last_checkpoint(folder: Path, fingerprint: str) -> Path | None:
-    """Return the newest whole checkpoint of a run, None if there is none."""
+def clear_best(folder: Path) -> None:
+    """Remove the weights that an earlier run kept; what else is there belongs to another one."""
+    for name in (_BEST_FACTS, _BEST_WEIGHTS):
+        (folder / name).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # not empty, or not there
+        folder.rmdir()
+
+
+def last_checkpoint(folder: Path, fingerprint: str, *, epochs: float = math.inf) -> Path | None:
+    """Return the newest whole checkpoint of a run, None if there is none.
+
+    Args:
+        folder: Where the checkpoints are.
+        fingerprint: What tells the run from others.
+        epochs: How long the run is; a checkpoint from beyond it is of a longer one.
+    """
     runs = {one: _seal(one) for one in folder.glob("checkpoint-*") if _step(one) >= 0}
-    sealed = [checkpoint for checkpoint, run in runs.items() if run == fingerprint]
+    sealed = [
+        checkpoint
+        for checkpoint, run in runs.items()
+        if run == fingerprint and _epoch(checkpoint) <= epochs
+    ]
     if not sealed and any(runs.values()):
         logger.warning(
             "The checkpoints in %s are another run's (other data or other settings): training "
@@ -297,6 +320,14 @@ def last_checkpoint(folder: Path, fingerprint: str) -> Path | None:
 def _step(checkpoint: Path) -> int:
     number = checkpoint.name.removeprefix("checkpoint-")
     return int(number) if number.isdigit() else -1
+
+
+def _epoch(checkpoint: Path) -> float:
+    """Return how many epochs were trained."""
+    try:
+        return float(read_json_object(checkpoint / TRAINER_STATE_NAME)["epoch"])
+    except (OSError, KeyError, TypeError, ValueError):
+        return 0.0
 
 
 def _seal(checkpoint: Path) -> str | None:

@@ -35,6 +35,12 @@ _OTHER_NAMES = {
     "batch_size": "per_device_train_batch_size",
 }
 
+_AT_LEAST_ONE = (
+    "per_device_train_batch_size",
+    "per_device_eval_batch_size",
+    "gradient_accumulation_steps",
+)
+
 # An adapter of few weights takes so many times the learning rate of all weights (Schulman et al.
 # 2025, "LoRA Without Regret").
 LORA_RATES = 10
@@ -117,6 +123,9 @@ def merge_training_args(
         nothing = not (args.num_train_epochs > 0 or args.max_steps > 0)
     except (TypeError, ValueError) as error:
         raise ConfigurationError(f"The training arguments are refused: {error}") from error
+    for name in _AT_LEAST_ONE:
+        if getattr(args, name) < 1:
+            raise ConfigurationError(f"{name!r} must be at least 1 (got {getattr(args, name)}).")
     if backwards:
         raise ConfigurationError(f"'learning_rate' must be at least 0 (got {args.learning_rate}).")
     if nothing:
