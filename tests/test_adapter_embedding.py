@@ -524,6 +524,37 @@ def test_an_adapter_trained_anew_is_another_to_the_caches_of_texts(tmp_path):
         assert [now != then for now, then in zip(told(), before, strict=True)] == 3 * [changes]
 
 
+def test_a_base_of_other_settings_is_another_to_the_caches_of_texts(tiny_bert_dir, tmp_path):
+    """Its instruction shapes every text, behind an adapter and beside a model for queries."""
+    bases = [
+        HuggingFaceEmbedding(str(tiny_bert_dir), device="cpu", text_instruction=prompt)
+        for prompt in (None, None, "passage: ")
+    ]
+    adapter = folder_of(tmp_path, LinearLayer(32, 32), "query")
+    for wrapped in (
+        [AdapterEmbeddingModel(base, adapter) for base in bases],
+        [AsymmetricEmbeddingModel(bases[0], base) for base in bases],
+    ):
+        one, same, other = (model.to_dict() for model in wrapped)
+        assert one == same != other
+
+
+def test_a_base_that_returns_arrays(tmp_path):
+    """A table of NumPy is as good as lists to an index, and so to an adapter."""
+
+    class Arrays(HashEmbedding):
+        def _get_text_embeddings(self, texts):
+            return np.array(super()._get_text_embeddings(texts))
+
+    adapter = LinearLayer(32, 32)
+    path = folder_of(tmp_path, adapter, "both")
+    found = [
+        AdapterEmbeddingModel(base, path).get_text_embedding_batch(["amber", "bridge"])
+        for base in (Arrays(), HashEmbedding())
+    ]
+    assert np.allclose(*found)
+
+
 @pytest.mark.parametrize("out_features", [32, 16])
 def test_export(out_features, tiny_bert_dir, tmp_path):
     """The exported folder, loaded by name, gives the vectors of base and adapter."""

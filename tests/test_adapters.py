@@ -209,6 +209,7 @@ def test_the_description_says_what_the_adapter_is_for(tmp_path):
         "adapter_config": {"in_features": 6, "out_features": 6, "bias": False},
         "transform": "both",
         "base_model": "the-base",
+        "base_folder": None,
         "base_class": "MockEmbedding",
         "base_settings": {},
         "dimension": 6,

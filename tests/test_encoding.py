@@ -1,7 +1,9 @@
 """Tests of `encoding`: each distinct text once, in order, cached, checked."""
 
+import functools
 import json
 import math
+import os
 import shutil
 import subprocess
 import sys
@@ -249,6 +251,14 @@ def test_a_passing_failure_is_tried_again():
     assert encode(model, ["amber"], "text").shape == (1, 32)
 
 
+def test_a_page_instead_of_an_answer_passes():
+    """A gateway's 502 is told as JSON that can't be read, and not taken for a fault of ours."""
+    model = Scripted(raising(json.JSONDecodeError("Expecting value", "<html>", 0)))
+    assert encode(model, ["amber"], "text").shape == (1, 32)
+    with pytest.raises(EncodingError, match="no number"):
+        encode(Scripted(raising(ValueError("no number"))), ["amber"], "text")
+
+
 class RateLimitError(Exception):
     """What a client raises for status 429."""
 
@@ -473,6 +483,77 @@ def test_identity_follows_private_values_and_arrays():
     assert of(_held=Wrapped(key="a")) == of(_held=Wrapped(key="b"))
     assert of(_client=Wrapped(True)) == of(_client=Wrapped(False)) == of()
     assert of(_total_tokens=7, _vectors_by_text={"a": [1.0]}) == of()
+    assert of(_total_requests=7) == of()
+
+
+def test_identity_follows_functions():
+    """Two functions of one name differ by their code and by what they hold on to."""
+
+    class Own(HashEmbedding):
+        field: object = None
+        _config: dict = PrivateAttr(default_factory=dict)
+
+    class Prompted:
+        def __init__(self, prompt):
+            self.prompt = prompt
+
+        def embed(self, text):
+            return self.prompt + text
+
+    def closure(prompt):
+        def embed(text):
+            return prompt + text
+
+        return embed
+
+    def default(prompt):
+        def embed(text, prompt=prompt):
+            return prompt + text
+
+        return embed
+
+    def nested(known):
+        return lambda text: [one in {"a", "b", "c", "d"} for one in text] if known else None
+
+    def of(**values):
+        model = Own()
+        for name, value in values.items():
+            setattr(model, name, value)
+        return identity(model)
+
+    for make in (closure, default, nested):
+        assert of(field=make("query: ")) == of(field=make("query: "))
+        assert of(field=make("query: ")) != of(field=make(""))
+    assert of(field=lambda text: text.lower()) != of(field=lambda text: text.upper())
+    partials = [functools.partial(str.replace, old) for old in ("a", "b")]
+    assert len({of(field=one) for one in (*partials, str.replace)}) == 3
+    assert of(field=Prompted("a").embed) == of(field=Prompted("a").embed)
+    assert of(field=Prompted("a").embed) != of(field=Prompted("b").embed)
+    assert of(_config={"prefix": "a"}) != of(_config={"prefix": "b"})
+    assert of(field=len) != of(field=sorted)
+
+
+def test_identity_of_a_function_is_that_of_another_process(tmp_path):
+    """A set in its code is in another order there."""
+    file = tmp_path / "own.py"
+    file.write_text(
+        "from llama_index.core import MockEmbedding\n"
+        "from llama_index.finetuning.embeddings.encoding.identity import identity\n"
+        "class Own(MockEmbedding):\n    fn: object = None\n"
+        "fn = lambda text: text in {'a', 'b', 'c', 'd', 'e'}\n"
+        "print(identity(Own(embed_dim=2, fn=fn)))\n"
+    )
+    printed = {
+        subprocess.run(
+            [sys.executable, str(file)],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(printed) == 1
 
 
 def test_identity_holds_no_secrets_of_pydantic():
@@ -659,6 +740,19 @@ def test_large_tables_are_memory_mapped(monkeypatch):
     vectors = encode(HashEmbedding(), ["amber", "bridge"], "text")
     assert isinstance(vectors, np.memmap)
     assert np.allclose(vectors[1], HashEmbedding().vector("bridge"))
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="not on this system")
+def test_a_full_temporary_folder_is_told(monkeypatch):
+    """Before anything is paid for, where the map would end the process at the first write."""
+
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(encode_module, "_MEMORY_BYTES", 100)
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(OutputError, match="No space left on device.*TMPDIR"):
+        encode(HashEmbedding(), ["amber", "bridge"], "text")
 
 
 def test_a_progress_bar_is_shown_on_request(capsys):

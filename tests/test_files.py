@@ -2,6 +2,7 @@
 
 import json
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -186,6 +187,24 @@ def test_check_writable_refuses_a_place_below_a_file(tmp_path):
     (tmp_path / "taken").write_text("mine")
     with pytest.raises(OutputError, match="'out' can't be written"):
         check_writable(tmp_path / "taken" / "model", name="out")
+
+
+def test_check_writable_looks_where_will_be_written(tmp_path, monkeypatch):
+    """A folder that is written into needs no place beside it, one that is replaced does."""
+    tried = []
+    temporary_file = tempfile.NamedTemporaryFile
+
+    def recorded(**kwargs):
+        tried.append(kwargs["dir"])
+        return temporary_file(**kwargs)
+
+    monkeypatch.setattr(tempfile, "NamedTemporaryFile", recorded)
+    inside = tmp_path / "volume"
+    inside.mkdir()
+    check_writable(inside, name="cache_dir", replaced=False)
+    check_writable(inside / "new", name="cache_dir", replaced=False)
+    check_writable(inside, name="out")
+    assert tried == [inside, inside, tmp_path]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")

@@ -93,6 +93,23 @@ def test_a_base_that_cuts_its_vectors_comes_back(tiny_bert_dir, tmp_path):
     assert np.allclose(loaded.get_query_embedding("amber"), expected, atol=1e-6)
 
 
+def test_a_base_named_by_a_relative_path(tiny_bert_dir, tmp_path, monkeypatch, caplog):
+    """From elsewhere it is the same folder, and no model of that name on the Hub."""
+    shutil.copytree(tiny_bert_dir, tmp_path / "all-MiniLM-L6-v2")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    expected = finetuned(HuggingFaceEmbedding("all-MiniLM-L6-v2", device="cpu"), tmp_path / "a")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    loaded = load_finetuned_model(tmp_path / "a")
+    assert loaded.get_query_embedding("amber") == pytest.approx(
+        expected.get_query_embedding("amber"), abs=1e-6
+    )
+    assert "it only helps if" not in caplog.text
+    # Where the whole place was moved, the name still leads to it.
+    (tmp_path / "all-MiniLM-L6-v2").rename(tmp_path / "elsewhere" / "all-MiniLM-L6-v2")
+    assert load_finetuned_model(tmp_path / "a").base_model_name == "all-MiniLM-L6-v2"
+
+
 def test_a_base_that_cannot_be_found(tiny_bert_dir, tmp_path):
     """A class that no name brings back, a folder that is gone, an old folder: pass the base."""
     finetuned(HashEmbedding(model_name="api-model"), tmp_path / "a")
@@ -103,6 +120,9 @@ def test_a_base_that_cannot_be_found(tiny_bert_dir, tmp_path):
     moved = shutil.copytree(tiny_bert_dir, tmp_path / "base")
     finetuned(HuggingFaceEmbedding(str(moved), device="cpu"), tmp_path / "b")
     shutil.rmtree(moved)
+    with pytest.raises(ModelFolderError, match=r"The base .* the folder '.*base', is no longer"):
+        load_finetuned_model(tmp_path / "b")
+    moved.mkdir()
     with pytest.raises(ModelFolderError, match=r"The base '.*base' .* can't be loaded"):
         load_finetuned_model(tmp_path / "b")
     (tmp_path / "c").mkdir()

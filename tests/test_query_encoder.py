@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -276,6 +277,17 @@ def test_models_without_layers_to_spare_train_whole(tiny_bert_dir, tiny_model_di
     one = SentenceTransformer(str(path), device="cpu")
     with frozen_first_layers(one):
         assert all(weights.requires_grad for weights in one.parameters())
+
+
+def test_the_base_is_found_from_elsewhere(query_engine, tiny_bert_dir, tmp_path, monkeypatch):
+    """A relative path is one from where the engine was made; the base is read once more."""
+    shutil.copytree(tiny_bert_dir, tmp_path / "base")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    run = query_engine(model_id="base")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    run.finetune()
+    assert isinstance(run.get_finetuned_model(), AsymmetricEmbeddingModel)
 
 
 def test_the_base_is_not_overwritten(query_engine, tiny_bert_dir):

@@ -178,7 +178,8 @@ def test_what_shapes_no_weights_may_change_between_runs(engine, tmp_path, monkey
 def test_no_checkpoint_needs_no_warning(tmp_path, caplog):
     """Neither an empty folder nor a checkpoint that was cut off is another run's."""
     (tmp_path / "checkpoint-3").mkdir()
-    assert last_checkpoint(tmp_path, "run") is None
+    args = SentenceTransformerTrainingArguments(str(tmp_path), use_cpu=True)
+    assert last_checkpoint(tmp_path, "run", args) is None
     assert not caplog.records
 
 

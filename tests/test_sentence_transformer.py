@@ -32,6 +32,7 @@ from llama_index.finetuning.embeddings import (
     TrainingError,
     load_finetuned_model,
 )
+from llama_index.finetuning.embeddings.files import output_lock
 from llama_index.finetuning.embeddings.sentence_transformer import training, upstream
 from llama_index.finetuning.embeddings.sentence_transformer.arguments import checkpoint_folder
 from llama_index.finetuning.embeddings.sentence_transformer.attention import fused_attention
@@ -419,6 +420,50 @@ def test_a_checkpoint_of_another_run_is_not_resumed(engine, tmp_path, monkeypatc
     assert len(recorder.losses) == recorder.steps >= 4
 
 
+def test_checkpoints_of_an_older_run_are_not_resumed(engine, tmp_path, monkeypatch):
+    """Neither where a shorter run has begun since, nor where they are from beyond its end."""
+    monkeypatch.chdir(tmp_path)
+
+    class Break(TrainerCallback):
+        """Pull the plug at the third step."""
+
+        def on_step_begin(self, args, state, control, **kwargs):
+            if state.global_step == 2:
+                raise KeyboardInterrupt
+
+    usual = {"model_output_path": "out", "save_checkpoints": True, "checkpoint_save_steps": 1}
+    fresh = engine(epochs=2)
+    fresh.finetune()
+    engine(epochs=4, **usual).finetune()
+    recorder = Recorder()
+    short = engine(epochs=2, resume_from_checkpoint=True, callbacks=[recorder], **usual)
+    short.finetune()
+    assert recorder.steps > 0
+    engine(epochs=4, **usual).finetune()
+    with pytest.raises(KeyboardInterrupt):
+        engine(epochs=2, callbacks=[Break()], **usual).finetune()
+    resumed = engine(epochs=2, resume_from_checkpoint=True, **usual)
+    resumed.finetune()
+    assert torch.allclose(weights(fresh.model), weights(resumed.model), atol=1e-6)
+
+
+def test_two_outputs_with_one_checkpoint_folder_take_turns(engine, tmp_path, monkeypatch):
+    """One run would restore the best weights of the other; the second is refused at once."""
+    (tmp_path / "inner").mkdir()
+    monkeypatch.chdir(tmp_path / "inner")
+    usual = {"save_checkpoints": True, "val_dataset": tiny_dataset(8, 1, seed=3)}
+    with (
+        output_lock(checkpoint_folder("out"), name="checkpoint folder"),
+        pytest.raises(OutputError, match="'checkpoint folder' must not be in use"),
+    ):
+        engine(model_output_path="../out", **usual).finetune()
+    # What a run keeps as its best stands beside the checkpoints of an output "out/best".
+    engine(model_output_path="out/best", checkpoint_save_steps=1, **usual).finetune()
+    kept = sorted(Path("checkpoints/out/best").rglob("*"))
+    engine(model_output_path="out", **usual).finetune()
+    assert set(kept) <= set(Path("checkpoints/out/best").rglob("*"))
+
+
 @pytest.mark.parametrize(
     ("output", "expected"),
     [
@@ -784,6 +829,18 @@ def test_nothing_is_printed(engine, capsys):
         ({"training_args": {"output_dir": "there"}}, r"'output_dir' is no choice.*'there'"),
         ({"batching": "random"}, "'batching' must be in"),
         ({"matryoshka_dims": []}, "'matryoshka_dims'"),
+        ({"matryoshka_dims": 8}, r"'matryoshka_dims' must be a list of dimensions \(got 8\)"),
+        ({"query_prompt": 5}, r"'query_prompt' must be a text \(got 5\)"),
+        ({"text_prompt": ["a"]}, "'text_prompt' must be a text"),
+        ({"model_kwargs": "x"}, "'model_kwargs' must be a mapping"),
+        (
+            {"training_args": {"per_device_train_batch_size": 0}},
+            r"'per_device_train_batch_size' must be at least 1 \(got 0\)",
+        ),
+        (
+            {"training_args": {"gradient_accumulation_steps": 0}},
+            "'gradient_accumulation_steps' must be at least 1",
+        ),
         ({"training_args": 3}, "'training_args'"),
         ({"dataset": {}}, "'dataset' must be an EmbeddingQAFinetuneDataset"),
         ({"val_dataset": "val.json"}, "'val_dataset'"),
@@ -872,11 +929,28 @@ def test_an_old_best_of_another_run_is_not_taken(engine, tmp_path, monkeypatch):
 
 
 def test_last_checkpoint_takes_the_newest_of_the_same_run(tmp_path):
-    """Unsealed folders, other runs and strange names are passed over."""
-    for name, seal in (("checkpoint-2", "x"), ("checkpoint-10", "x"), ("checkpoint-30", "y")):
+    """Unsealed folders, other and longer runs, and strange names are passed over."""
+    for name, seal, epochs, steps in (
+        ("checkpoint-2", "x", 2, 10),
+        ("checkpoint-10", "x", 2, 10),
+        ("checkpoint-20", "x", 3, 20),
+        ("checkpoint-30", "y", 2, 30),
+    ):
         (tmp_path / name).mkdir()
         (tmp_path / name / "complete.txt").write_text(seal)
+        state = {"num_train_epochs": epochs, "max_steps": steps}
+        (tmp_path / name / "trainer_state.json").write_text(json.dumps(state))
     (tmp_path / "checkpoint-40").mkdir()
     (tmp_path / "checkpoint-new").mkdir()
-    assert training.last_checkpoint(tmp_path, "x") == tmp_path / "checkpoint-10"
-    assert training.last_checkpoint(tmp_path, "z") is None
+
+    def found(run, **length):
+        args = SentenceTransformerTrainingArguments(
+            output_dir=str(tmp_path), use_cpu=True, **length
+        )
+        return training.last_checkpoint(tmp_path, run, args)
+
+    assert found("x", num_train_epochs=2) == tmp_path / "checkpoint-10"
+    assert found("x", num_train_epochs=2.5) == tmp_path / "checkpoint-20"
+    assert found("x", max_steps=19) == tmp_path / "checkpoint-10"
+    assert found("x", max_steps=20) == tmp_path / "checkpoint-20"
+    assert found("z", num_train_epochs=2) is None

@@ -174,7 +174,8 @@ class _Description:
 def _is_grown(value: Any) -> bool:
     """Tell whether a private container may be a record of calls; one of plain values is none."""
     if isinstance(value, Mapping):
-        return not all(one is None or isinstance(one, _PLAIN) for one in value.values())
+        plain = all(one is None or isinstance(one, _PLAIN) for one in value.values())
+        return not (value and plain)
     return isinstance(value, list | tuple | Set)
 
 

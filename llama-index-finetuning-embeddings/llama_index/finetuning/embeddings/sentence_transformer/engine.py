@@ -309,7 +309,7 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
 
         if use_cpu:
             limit_kernel_caches()
-        self.model = self._load_model()
+        self.model = self._load_model(self.model_id)
         self._warn_of_prompts(query_prompt, text_prompt)
         if isinstance(max_seq_length, int):
             check_max_seq_length(self.model, max_seq_length)
@@ -342,7 +342,7 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
                 f"with {str(folder.with_name(SIDES[1]))!r}). Give that one."
             )
 
-    def _load_model(self) -> SentenceTransformer:
+    def _load_model(self, place: str) -> SentenceTransformer:
         backend = self.model_kwargs.pop("backend", "torch")
         if backend != "torch":
             raise ConfigurationError(
@@ -350,7 +350,7 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
                 "Export the finetuned folder afterwards."
             )
         model = load_sentence_transformer(
-            self._source,
+            place,
             trust_remote_code=self.trust_remote_code,
             device=distributed.own_device(self.device),
             model_kwargs=self.model_kwargs or None,
@@ -650,9 +650,7 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
         checkpoint = None
         if self.resume_from_checkpoint:
             # All processes go on from the same step; one that lacks the folder fails aloud.
-            found = distributed.from_main(
-                lambda: last_checkpoint(folder, run_hash, epochs=args.num_train_epochs)
-            )
+            found = distributed.from_main(lambda: last_checkpoint(folder, run_hash, args))
             checkpoint = None if found is None else folder / found.name
             logger.info("Resuming from %s", checkpoint or "the start: there is no checkpoint")
         best_folder = folder / "best"
@@ -759,7 +757,7 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
                 output,
                 facts=facts,
                 report=self.report,
-                document_model=self._load_model() if self.train == "query" else None,
+                document_model=self._load_model(self._source) if self.train == "query" else None,
                 whitening=self._whitening,
             )
         distributed.barrier()

@@ -14,6 +14,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_model, save_model
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer
+from sentence_transformers import SentenceTransformerTrainingArguments as TrainingArguments
 from torch import Tensor
 from transformers import ProgressCallback, TrainerCallback, TrainerControl, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
@@ -294,24 +295,25 @@ def clear_best(folder: Path) -> None:
         folder.rmdir()
 
 
-def last_checkpoint(folder: Path, fingerprint: str, *, epochs: float = math.inf) -> Path | None:
+def last_checkpoint(folder: Path, fingerprint: str, args: TrainingArguments) -> Path | None:
     """Return the newest whole checkpoint of a run, None if there is none.
 
     Args:
         folder: Where the checkpoints are.
         fingerprint: What tells the run from others.
-        epochs: How long the run is; a checkpoint from beyond it is of a longer one.
+        args: How long the run is. It may be longer than the one of a checkpoint; what a longer
+            one had trained, at other learning rates, is no part of it.
     """
     runs = {one: _seal(one) for one in folder.glob("checkpoint-*") if _step(one) >= 0}
     sealed = [
         checkpoint
         for checkpoint, run in runs.items()
-        if run == fingerprint and _epoch(checkpoint) <= epochs
+        if run == fingerprint and not _is_of_a_longer_run(checkpoint, args)
     ]
     if not sealed and any(runs.values()):
         logger.warning(
-            "The checkpoints in %s are another run's (other data or other settings): training "
-            "begins anew, and overwrites them",
+            "The checkpoints in %s are another run's (other data, other settings, or a longer "
+            "one): training begins anew, and overwrites them",
             folder,
         )
     return max(sealed, key=_step, default=None)
@@ -322,12 +324,11 @@ def _step(checkpoint: Path) -> int:
     return int(number) if number.isdigit() else -1
 
 
-def _epoch(checkpoint: Path) -> float:
-    """Return how many epochs were trained."""
-    try:
-        return float(read_json_object(checkpoint / TRAINER_STATE_NAME)["epoch"])
-    except (OSError, KeyError, TypeError, ValueError):
-        return 0.0
+def _is_of_a_longer_run(checkpoint: Path, args: TrainingArguments) -> bool:
+    state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+    if args.max_steps > 0:
+        return bool(state.max_steps > args.max_steps)
+    return bool(state.num_train_epochs > math.ceil(args.num_train_epochs))
 
 
 def _seal(checkpoint: Path) -> str | None:
