@@ -23,7 +23,7 @@ from llama_index.finetuning.embeddings.whitening import whitening_matrix
 # Other documents of the corpus that are looked at for its spread, and how many of their tokens:
 # by experiment, see benchmarks/RESULTS.md.
 _OTHERS = 1000
-_TOKENS_OF_OTHERS = 64
+_TOKENS_OF_OTHERS = 32
 # More documents than this are sampled in each step, so that a step's cost stays bounded.
 _MAX_DOCUMENTS = 8192
 
