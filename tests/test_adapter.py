@@ -1052,6 +1052,17 @@ def test_a_dimension_that_is_not_the_models(output):
         assert (base.texts_seen, base.query_calls) == ([synonyms(20).corpus["d0"]], 0)
 
 
+def test_queries_and_texts_of_other_lengths(output):
+    """Nobody gave a dimension, and so the message speaks of the model alone."""
+
+    class Uneven(Silent):
+        def _get_query_embedding(self, query):
+            return super()._get_query_embedding(query)[:16]
+
+    with pytest.raises(EncodingError, match="16 dimensions for each query, .* gave before, 32"):
+        engine_for(synonyms(20), output, Uneven(dim="unknown"), epochs=1).finetune()
+
+
 def test_a_second_run_embeds_nothing(output):
     """An engine keeps its vectors, until the base or the data change."""
     base = HashEmbedding()

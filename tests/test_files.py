@@ -32,6 +32,18 @@ def test_a_file_appears_when_the_block_ends(tmp_path):
     assert names(tmp_path / "new") == ["a.txt"]
 
 
+@pytest.mark.skipif(os.name == "nt", reason="there are no such permissions")
+def test_who_may_read_a_file_stays(tmp_path):
+    """A file that was made private is private when it is written anew."""
+    path = tmp_path / "a.txt"
+    path.touch()
+    path.chmod(0o600)
+    with atomic_file(path) as stream:
+        stream.write("new")
+    assert path.read_text() == "new"
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 def test_a_failed_write_leaves_the_old_file(tmp_path, error):
     """An error in the block leaves the old file as it was and no temporary file behind."""

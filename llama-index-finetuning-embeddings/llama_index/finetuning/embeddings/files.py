@@ -11,6 +11,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import tempfile
 import uuid
 from collections.abc import Iterable, Iterator
@@ -52,6 +53,8 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[IO[str]]:
                 yield stream
                 stream.flush()
                 os.fsync(stream.fileno())
+            with contextlib.suppress(FileNotFoundError):  # what may be read by whom stays
+                temporary.chmod(stat.S_IMODE(target.stat().st_mode))
             temporary.replace(target)
         except BaseException:
             with contextlib.suppress(OSError):

@@ -14,7 +14,7 @@ from llama_index.finetuning.embeddings.adapter.vectors import Rows
 from llama_index.finetuning.embeddings.dataset import EmbeddingQAFinetuneDataset
 from llama_index.finetuning.embeddings.encoding import Side, encode, stated_dimension
 from llama_index.finetuning.embeddings.encoding.identity import identity
-from llama_index.finetuning.embeddings.errors import ConfigurationError
+from llama_index.finetuning.embeddings.errors import ConfigurationError, EncodingError
 
 
 class Embedder:
@@ -37,6 +37,7 @@ class Embedder:
                 "found out."
             )
         self._embed_model = embed_model
+        self._is_given = dim is not None
         self._is_certain = stated is not None
         self._first: tuple[Any, dict[str, list[float]]] | None = None
         self._last: tuple[Any, tuple[Tensor, Tensor]] | None = None
@@ -79,6 +80,12 @@ class Embedder:
             known=known,
         )
         if self.dim is not None and vectors.shape[1] != self.dim:
+            if not self._is_given:
+                raise EncodingError(
+                    f"The embedding model {self._embed_model.model_name!r} gives vectors of "
+                    f"{vectors.shape[1]} dimensions for each {side}, and stated, or gave before, "
+                    f"{self.dim}. Queries and texts need vectors of one length."
+                )
             raise ConfigurationError(
                 f"'dim' must be the length of the vectors of {self._embed_model.model_name!r}, "
                 f"which have {vectors.shape[1]} dimensions (got {self.dim}). Leave it out to have "

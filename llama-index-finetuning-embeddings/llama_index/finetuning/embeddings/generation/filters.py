@@ -21,7 +21,7 @@ _THING = r"(?:text|passage|excerpt|snippet|chunk|paragraph|document|article|sect
 _THAT = r"(?:the|this|that)"
 _GIVEN = r"(?:given|provided|above|following|preceding|previous|aforementioned|supplied)"
 _SAYS = (
-    r"(?:say|state|mention|describe|discuss|explain|suggest|indicate|provide|contain|give|cover|"
+    r"(?:say|show|argue|state|mention|describe|discuss|explain|suggest|indicate|provide|contain|give|cover|"
     r"refer|imply|list|define|present|claim|report|note|reveal|tell|highlight|convey|address|"
     r"express|emphasi[sz]e|outline)"
 )
@@ -41,6 +41,11 @@ _REFERENCES = re.compile(
             rf"\b(?:do|does|did|is|are|was) {_THAT} (?!document (?:contain|list|define))"
             rf"(?:{_THING}|author) {_SAYS}",
             rf"\b(?:the|this) (?:text|passage|excerpt|snippet|paragraph|context) {_SAYS}",
+            rf"\bwhat (?:do|does|did) {_THAT} (?:table|chart|graph|figure|diagram) {_SAYS}",
+            r"\b(?:is|was) (?:the|this) (?:text|passage|excerpt|document|article) (?:\w+ )?about\W*$",
+            r"\b(?:focus|idea|message|point|purpose|subject|theme|topic) of (?:the|this) "
+            r"(?:document|article|section|paragraph|chunk)\W*$",
+            r"\b(?:according to|based on|from|using) the information\s*[,?.]",
             r"\b(?:focus|idea|message|point|purpose|subject|theme|topic) of (?:the|this) "
             r"(?:context|text|passage|excerpt|snippet)\b(?! of\b)",
             r"^\W*(?:describe|explain|summari[sz]e|use) (?:the|this) (?:context|text|passage)\b"
