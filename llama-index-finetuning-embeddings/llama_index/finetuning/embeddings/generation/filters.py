@@ -42,7 +42,7 @@ _REFERENCES = re.compile(
             rf"(?:{_THING}|author) {_SAYS}",
             rf"\b(?:the|this) (?:text|passage|excerpt|snippet|paragraph|context) {_SAYS}",
             rf"\bwhat (?:do|does|did) {_THAT} (?:table|chart|graph|figure|diagram) {_SAYS}",
-            r"\b(?:is|was) (?:the|this) (?:text|passage|excerpt|document|article) (?:\w+ )?about\W*$",
+            r"\b(?:is|was) (?:the|this) (?:text|passage|excerpt|document) (?:\w+ )?about\W*$",
             r"\b(?:focus|idea|message|point|purpose|subject|theme|topic) of (?:the|this) "
             r"(?:document|article|section|paragraph|chunk)\W*$",
             r"\b(?:according to|based on|from|using) the information\s*[,?.]",
