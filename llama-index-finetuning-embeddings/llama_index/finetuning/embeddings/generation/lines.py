@@ -55,7 +55,8 @@ _MARKERS = {
     Kind.BULLET: re.compile(
         r"(?:[*+~](?=\s)|[-=]>(?=\s)|[-\u2010-\u2015](?=\s|\[|[^\W\d])"
         r"|[\u2022\u00b7\u2023\u2043\u25aa\u25ab\u25a0\u25a1\u25cf\u25cb\u25e6\u2219\u27a2\u27a4"
-        r"\u2192\u25ba\u25b8\u30fb\uff65\u25c6\u2605\u2756\u2794\u2713\u2714\u2705\u2753\u2754\U0001f449\U0001f539\U0001f538]\ufe0f?)"
+        r"\u2192\u25ba\u25b8\u30fb\uff65\u25c6\u2605\u2756\u2794\u2713\u2714\u2705\u2753\u2754"
+        r"\U0001f449\U0001f539\U0001f538]\ufe0f?)"
         r"\s*(?:\[[ xX]?\]\s*)?"
     ),
     Kind.LETTER: re.compile(r"\(?[a-z][.)]\s+", re.IGNORECASE),
