@@ -533,6 +533,49 @@ def test_identity_follows_functions():
     assert of(field=len) != of(field=sorted)
 
 
+def test_identity_of_functions_that_hold_records():
+    """A session, a memo and a count of calls change with every call, and the identity does not."""
+    requests = pytest.importorskip("requests")
+
+    class Own(HashEmbedding):
+        field: object = None
+
+    memo: dict[str, int] = {}
+    session, count = requests.Session(), 0
+
+    def embed(text):
+        nonlocal count
+        count += 1
+        memo[text] = count
+        return session.post, memo
+
+    model = Own()
+    for held in (embed, session.post, functools.lru_cache(embed)):
+        model.field = held
+        before = identity(model)
+        embed("amber")
+        session.headers["X-Last"] = "amber"
+        assert identity(model) == before
+
+
+def test_settings_with_the_words_of_records():
+    """Texts under such names shape a vector, counts do not."""
+
+    class Own(HashEmbedding):
+        _request_type: str = PrivateAttr(default="a")
+        _requests: int = PrivateAttr(default=0)
+        _names: dict = PrivateAttr(default_factory=dict)
+
+    def of(**values):
+        model = Own()
+        for name, value in values.items():
+            setattr(model, name, value)
+        return identity(model)
+
+    assert of(_request_type="b") != of()
+    assert of(_requests=3) == of(_names={"abc": 3}) == of()
+
+
 def test_identity_of_a_function_is_that_of_another_process(tmp_path):
     """A set in its code is in another order there."""
     file = tmp_path / "own.py"
@@ -753,6 +796,12 @@ def test_a_full_temporary_folder_is_told(monkeypatch):
     monkeypatch.setattr(os, "posix_fallocate", full)
     with pytest.raises(OutputError, match="No space left on device.*TMPDIR"):
         encode(HashEmbedding(), ["amber", "bridge"], "text")
+
+    def unable(*args):
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(os, "posix_fallocate", unable)
+    assert encode(HashEmbedding(), ["amber", "bridge"], "text").shape == (2, 32)
 
 
 def test_a_progress_bar_is_shown_on_request(capsys):

@@ -828,6 +828,26 @@ def test_a_service_that_is_not_there(options):
     assert len(llm.texts) == 40 * 3
 
 
+def test_texts_that_a_service_refuses_first(options):
+    """Ten that are too long say nothing about the service, nor does a number in a message."""
+    texts = [f"text {i}" for i in range(30)]
+    for error in (refused(400, "context too long"), ValueError("4290 tokens exceed the window")):
+        llm = AsyncLLM(failures={text: [error] * 3 for text in texts[:7]})
+        dataset = generate_qa_embedding_pairs(make_nodes(*texts), llm, num_workers=1, **options)
+        assert questions_by_text(dataset).keys() == {*texts} - {*texts[:7]}
+        options["output_path"] = f"{options['output_path']}.other.json"
+    llm = AsyncLLM(failures={text: [refused(400, "too long")] * 3 for text in texts[:12]})
+    dataset = generate_qa_embedding_pairs(make_nodes(*texts), llm, num_workers=1, **options)
+    assert questions_by_text(dataset).keys() == {*texts} - {*texts[:12]}
+
+
+def test_a_quota_that_ends_with_the_last_node(options):
+    """It is told, as it is anywhere else."""
+    llm = AsyncLLM(failures={"Bob": [QuotaError("You exceeded your current quota")] * 9})
+    with pytest.raises(GenerationError, match="the account's quota"):
+        generate_qa_embedding_pairs(make_nodes("Ann", "Bob"), llm, num_workers=1, **options)
+
+
 def test_llms_of_ones_own_are_told_apart(options):
     """They share the class name and the model's name that LlamaIndex gives them."""
 
@@ -1822,7 +1842,16 @@ def test_permanent_errors(status, expected):
     assert is_permanent(foreign) is expected
     assert not is_permanent(http_error(500))
     assert is_permanent(http_error(400, text="The prompt has 4290 tokens"))
-    assert not limits_rate(http_error(400, text="The prompt has 4290 tokens"))
+    for harmless in (
+        http_error(400, text="The prompt has 4290 tokens"),
+        RuntimeError("CUDA out of memory. Tried to allocate 1429.00 MiB"),
+        ValueError("could not parse: 'the rate limit exceeded 429'"),
+        http_error(400, text="The text quotes a ThrottlingException"),
+    ):
+        assert not limits_rate(harmless)
+    for limit in (RuntimeError("Error code: 429"), RuntimeError("HTTP 429 Too Many Requests")):
+        assert limits_rate(limit)
+    assert is_permanent(http_error(400, text="The text quotes a ThrottlingException"))
     assert not is_permanent(RuntimeError())
 
 

@@ -219,7 +219,7 @@ def test_answers_of_other_counts_and_languages(answer, expected):
         f"Q: {A}\nA: 3.2 billion.\n\nQ: {B}\nA: They fell.",
         f"1. {A}\nAnswer:\n3.2 billion.\n2. {B}\n\n**Answer**\n\nThey fell.",
         f"1. {A}\n*Answer: 3.2 billion.*\n2. {B}\n_Answer:_ They fell.",
-        f"{A}\nAnswer: 3.2\nbillion.\n{B}\nAnswer: They\nfell.",
+        f"1. {A}\nAnswer: 3.2\nbillion.\n2. {B}\nAnswer: They\nfell.",
         f"1. {A} (Answer: 3.2 billion.)\n2. {B} Answer: They fell.",
         json.dumps([{"question": A, "answer": "3.2 billion."}, {"q": B, "a": "They fell."}]),
         json.dumps({A: "3.2 billion.", B: "They fell."}),
@@ -231,6 +231,20 @@ def test_answers_of_other_counts_and_languages(answer, expected):
 def test_answers_stay_with_their_questions(answer):
     """An answer that follows a question is kept with it."""
     assert parse_questions(answer, 2) == [(A, "3.2 billion."), (B, "They fell.")]
+
+
+def test_a_query_below_an_answer_is_the_next_one():
+    """A line without a question mark is no rest of the answer where questions are plain lines."""
+    answer = (
+        "what is a heat pump?\nAnswer: a device that moves heat\n"
+        "heat pump cost per year\nAnswer: 500 dollars\n"
+        "best heat pump for cold climates\nAnswer: an inverter model"
+    )
+    assert parse_questions(answer, 3) == [
+        ("what is a heat pump?", "a device that moves heat"),
+        ("heat pump cost per year", "500 dollars"),
+        ("best heat pump for cold climates", "an inverter model"),
+    ]
 
 
 def test_an_answer_with_parts_is_kept_whole():
@@ -303,11 +317,13 @@ def test_a_long_answer_that_was_cut_off_is_read_once(start, unit):
         '```json\n{\n  "phrases": [\n    "rivers in france",\n    "longest river"\n  ]\n}\n```',
         '[{"title": "rivers in france", "level": 1}, {"title": "longest river", "level": 2}]',
         '{"phrase": "rivers in france"}\n{"phrase": "longest river"}',
+        '{"title": "Rivers", "items": ["rivers in france", "longest river"]}',
+        '{"first": "rivers in france", "second": "longest river"}',
         '{"status": "ok", "output": ["rivers in france", "longest river"], "count": 2}',
     ],
 )
 def test_keywords_under_any_key(answer):
-    """Where an answer is nothing but JSON, its first list is what was asked for."""
+    """Where an answer is nothing but JSON, its longest list is what was asked for."""
     found = [question.text for question in parse_questions(answer, 2)]
     assert found == ["rivers in france", "longest river"]
 
@@ -336,7 +352,9 @@ def test_keywords_under_any_key(answer):
         "I don't see any text to create questions from. Could you please paste it?",
         "Unfortunately, the passage is too short. Could you provide more context?",
         "The text contains only numbers. Would you like me to write about them?",
+        "Could you please paste the text here so that I can write the questions?",
         '{"error": "The context is too short"}',
+        '["I\'m sorry, could you provide the text?"]',
     ],
 )
 def test_words_for_nothing_are_no_questions(answer):
@@ -350,6 +368,13 @@ def test_words_for_nothing_are_no_questions(answer):
         ("What does None mean in Python?", "What does None mean in Python?"),
         ("Could you provide details on the tariffs of 2021?",) * 2,
         ("Insufficient contextual fear conditioning",) * 2,
+        ("unable to create virtual environment python",) * 2,
+        ("not enough data to train model",) * 2,
+        ("I need a visa for Japan, can you give me the requirements?",) * 2,
+        ("There is no warranty on used parts, can you send them back?",) * 2,
+        ("This text describes three phases. Could you give an example of each phase?",) * 2,
+        ("The context menu is gone, would you like to restore it?",) * 2,
+        ("_source: false in elasticsearch",) * 2,
         ("How do I close <p> tags?", "How do I close <p> tags?"),
         ("<p>Who <b>is</b> Ann?</p>", "Who is Ann?"),
         ("<li>Who is <question>Ann?</question></li>", "Ann?"),

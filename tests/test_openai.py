@@ -882,7 +882,11 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=150,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 @given(st.lists(st.one_of(JSON.map(json.dumps), st.text(), st.just(json.dumps(PLAIN)))))
 def test_any_file_is_counted_or_refused(tmp_path, lines):
     """Whatever a file holds, the outcome is a report or our error."""

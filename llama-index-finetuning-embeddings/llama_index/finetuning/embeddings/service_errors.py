@@ -6,7 +6,7 @@ from datetime import datetime, timedelta, timezone
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-_CLIENT_ERRORS = range(400, 500)
+_CLIENT_ERRORS = frozenset(range(400, 500))
 # Timeout, conflict, too early, too many requests: the same request can succeed later.
 _TRANSIENT = {408, 409, 425, 429}
 # OpenAI's client raises this base class itself before a request is sent: there is no key.
@@ -30,7 +30,12 @@ _PERHAPS_REFUSED = {403, 404}
 _TOO_MANY = {429, 529}
 _UNAVAILABLE = 503
 _RATE_NAMES = ("ratelimit", "toomanyrequests", "resourceexhausted")
-_RATE_WORDS = ("rate limit", "rate_limit", "too many requests", "429")
+_RATE = re.compile(
+    r"\btoo many requests\b|\brate[ _-]?limit(?:ed|s)?[ _-](?:was |has been |is )?"
+    r"(?:reached|exceeded|error|hit)|(?:status|code|http|error)\W{0,3}(?:code\W{0,3})?429\b"
+    r"|\(throttlingexception\)",
+    re.IGNORECASE,
+)
 _USED_UP = "insufficient_quota"
 _MODERATED = ("flagged", "moderation")
 
@@ -100,8 +105,7 @@ def told_wait(error: BaseException) -> float | None:
         value = headers.get(name) if hasattr(headers, "get") else None
         if value is not None and (wait := _header_seconds(value)) is not None:
             return wait * unit
-    busy = status_of(error) == _UNAVAILABLE or limits_rate(error)
-    match = _TOLD.search(str(error)) if busy else None
+    match = _TOLD.search(str(error)) if _may_limit_rate(error) else None
     if match is None:
         return None
     if match["wait"] is None:
@@ -117,19 +121,31 @@ def asks_to_wait(error: BaseException) -> bool:
 def limits_rate(error: BaseException) -> bool:
     """Tell whether a service answers nothing because it was asked too often."""
     status = status_of(error)
-    words = str(error).lower()
     if status in _TOO_MANY or _throttles(error):
         return True
-    # A request that is wrong may be quoted: "the prompt has 429 tokens".
-    return status not in _CLIENT_ERRORS and (
-        any(word in type(error).__name__.lower() for word in _RATE_NAMES)
-        or any(word in words for word in _RATE_WORDS)
-    )
+    if status in _CLIENT_ERRORS - _TRANSIENT:
+        return False
+    # Other errors may quote a text, or hold such a number: "4290 tokens exceed the window".
+    told = not isinstance(error, LookupError | TypeError | ValueError) and _RATE.search(str(error))
+    return bool(told) or any(word in type(error).__name__.lower() for word in _RATE_NAMES)
 
 
 def _throttles(error: BaseException) -> bool:
     # With status 400, as Bedrock does.
-    return "throttl" in type(error).__name__.lower() or "throttlingexception" in str(error).lower()
+    response = getattr(error, "response", None)
+    fault = response.get("Error") if isinstance(response, Mapping) else None
+    code = fault.get("Code") if isinstance(fault, Mapping) else None
+    return any("throttl" in str(name).lower() for name in (type(error).__name__, code))
+
+
+def _may_limit_rate(error: BaseException) -> bool:
+    """Tell whether what looks like a told wait in an error's message is one."""
+    words = str(error).lower()
+    return (
+        status_of(error) == _UNAVAILABLE
+        or limits_rate(error)
+        or any(word in words for word in ("rate limit", "rate_limit", "too many requests", "429"))
+    )
 
 
 def _header_seconds(value: object) -> float | None:

@@ -1,6 +1,7 @@
 """Embed many texts, each distinct one exactly once."""
 
 import contextlib
+import errno
 import itertools
 import json
 import logging
@@ -52,6 +53,7 @@ _RETRY_WAITS = (1.0, 4.0)  # seconds before the second and the third try
 _LONGEST_TOLD_WAIT = 300.0
 _LEAST_TOLD_WAIT = 1.0
 _MEMORY_BYTES = 2**30
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 # Faults of the program or of its input, which a second try would only repeat.
 _PERMANENT = (
     ArithmeticError,
@@ -242,17 +244,24 @@ def _allocate(n_rows: int, dim: int) -> NDArray[np.float32]:
         return np.empty((n_rows, dim), dtype=np.float32)
     # The map keeps the file's space alive; closing the file frees its name.
     with tempfile.TemporaryFile(prefix="embeddings-") as file:
-        if hasattr(os, "posix_fallocate"):
-            # Else a full disk would end the process at the first vector that has no room.
-            try:
-                os.posix_fallocate(file.fileno(), 0, n_rows * dim * 4)
-            except OSError as error:
-                raise OutputError(
-                    f"The vectors need {n_rows * dim * 4 / 2**30:.1f} GiB in the folder for "
-                    f"temporary files, {tempfile.gettempdir()!r} ({error.strerror}). Free some "
-                    "space, or set the environment variable TMPDIR to another folder."
-                ) from error
+        _reserve(file.fileno(), n_rows * dim * 4)
         return np.memmap(file, dtype=np.float32, mode="w+", shape=(n_rows, dim))
+
+
+def _reserve(file: int, n_bytes: int) -> None:
+    """Make room for a map, since a full disk would end the process at the first write."""
+    if not hasattr(os, "posix_fallocate"):
+        return
+    try:
+        os.posix_fallocate(file, 0, n_bytes)
+    except OSError as error:
+        if error.errno not in _NO_ROOM:  # some file systems can't promise
+            return
+        raise OutputError(
+            f"The vectors need {n_bytes / 2**30:.1f} GiB in the folder for temporary files, "
+            f"{tempfile.gettempdir()!r} ({error.strerror}). Free some space, or set the "
+            "environment variable TMPDIR to another folder."
+        ) from error
 
 
 def _patient_call(
@@ -309,8 +318,7 @@ def _patient_call(
 def _is_fault(error: Exception) -> bool:
     """Tell whether a second try would only repeat an error."""
     # A gateway's page instead of an answer is no fault of the program.
-    passing = isinstance(error, OSError | json.JSONDecodeError)
-    return isinstance(error, _PERMANENT) and not passing
+    return isinstance(error, _PERMANENT) and not isinstance(error, json.JSONDecodeError)
 
 
 def _runs_on_cpu(embed_model: BaseEmbedding) -> bool:

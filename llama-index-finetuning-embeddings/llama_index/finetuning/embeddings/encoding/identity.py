@@ -42,10 +42,12 @@ _IRRELEVANT = {
 }
 # Words in the names of what changes from call to call, and of objects that a process holds.
 _RECORDS = re.compile(
-    r"(?:^|_)(?:attempts|calls|cost|count(?:er|s)?|failures|hits|misses|requests?|seen|spent|stats"
-    r"|time(?:stamp)?|total|usage|used|uuid|warn(?:ed|ings?))(?:_|$)",
+    r"(?:^|_)(?:calls|count(?:er|s)?|hits|misses|seen|stats|time(?:stamp)?|total|usage|used|uuid"
+    r"|warn(?:ed|ings?))(?:_|$)",
     re.IGNORECASE,
 )
+# Of these, numbers alone.
+_TALLIES = re.compile(r"(?:^|_)(?:attempts|cost|failures|requests|spent)(?:_|$)", re.IGNORECASE)
 _HANDLES = re.compile(
     r"(?:^|_)(?:a?client|cached?|executor|lock|logger|loop|pool|semaphore|session|thread|tokenizer)"
     r"(?:_|$)",
@@ -64,11 +66,11 @@ def identity(embed_model: BaseEmbedding, side: str | None = None) -> str:
 
     It covers the class and the settings (without keys, time limits, batch size and the like):
     public ones of any kind, and private ones that are a text, a number, an array, an object or a
-    mapping to texts and numbers; functions with what they hold on to; and, for models in memory,
-    the prompts, each module's settings and a sample of every weight tensor: a model trained
-    further, or another one saved under the same path, is another model. Wrapped objects are
-    followed in the same way. What holds a process's state by its name (a client, a lock, a count
-    of calls) is left out.
+    mapping to texts; functions with their code, which another version of Python compiles anew, and
+    the values that they hold on to; and, for models in memory, the prompts, each module's settings
+    and a sample of every weight tensor: a model trained further, or another one saved under the
+    same path, is another model. Wrapped objects are followed in the same way. What holds a
+    process's state by its name (a client, a lock, a count of calls) is left out.
 
     Args:
         embed_model: The model.
@@ -124,16 +126,35 @@ class _Description:
     def _function(self, value: Any, depth: int) -> list[Any]:
         """Describe a function: where it is from, its code, and the values that it holds on to."""
         code = getattr(value, "__code__", None)
-        held = [getattr(value, "__self__", None), getattr(value, "__defaults__", None)]
-        for cell in getattr(value, "__closure__", None) or ():
+        held = {
+            name: getattr(value, name, None)
+            for name in ("__self__", "__defaults__", "__kwdefaults__", "__wrapped__")
+        }
+        names = () if code is None else code.co_freevars
+        for name, cell in zip(names, getattr(value, "__closure__", None) or (), strict=False):
             with contextlib.suppress(ValueError):  # not filled yet
-                held.append(cell.cell_contents)
+                if _counts(name, cell.cell_contents) and not _is_grown(cell.cell_contents):
+                    held[name] = cell.cell_contents
         return [
             getattr(value, "__module__", None),
             value.__qualname__,
             None if code is None else _code(code),
-            [self.of(one, depth + 1) for one in held],
+            {name: self._held(one, depth + 1) for name, one in held.items()},
         ]
+
+    def _held(self, value: Any, depth: int) -> Any:
+        """Describe what a function holds: of an object its texts and flags alone.
+
+        A client or a session changes with every call.
+        """
+        kinds = (BaseEmbedding, type, types.ModuleType, functools.partial)
+        known = isinstance(value, kinds) or hasattr(value, "__qualname__")
+        if known or not hasattr(value, "__dict__") or callable(getattr(value, "state_dict", None)):
+            return self.of(value, depth)
+        texts = {
+            k: v for k, v in vars(value).items() if isinstance(v, str | bool) and _counts(k, v)
+        }
+        return [type(value).__qualname__, texts]
 
     def _settings(self, value: Any) -> Iterator[tuple[str, Any]]:
         """Yield the fields of an object that shape what it computes."""
@@ -145,7 +166,7 @@ class _Description:
         public_field = isinstance(value, BaseEmbedding)
         for name, one in own.items():
             hidden = name.startswith("_")
-            if hidden and (one is None or _is_grown(one)):
+            if hidden and (one is None or isinstance(one, tuple) or _is_grown(one)):
                 continue  # made when it is needed, or grown from call to call
             if name in {f"{side}_instruction" for side in self._others}:
                 continue
@@ -172,11 +193,10 @@ class _Description:
 
 
 def _is_grown(value: Any) -> bool:
-    """Tell whether a private container may be a record of calls; one of plain values is none."""
-    if isinstance(value, Mapping):
-        plain = all(one is None or isinstance(one, _PLAIN) for one in value.values())
-        return not (value and plain)
-    return isinstance(value, list | tuple | Set)
+    """Tell whether a private container may be a record of calls; one of texts is none."""
+    if type(value) is dict:
+        return not (value and all(isinstance(one, str | bool) for one in value.values()))
+    return isinstance(value, Mapping | list | Set)
 
 
 def _code(code: types.CodeType) -> list[Any]:
@@ -195,6 +215,7 @@ _SIMPLER: dict[Any, Callable[[Any], Any]] = {
     enum.Enum: lambda value: value.value,
     np.generic: lambda value: value.item(),
     os.PathLike: os.fspath,
+    (bytes, complex): repr,
 }
 
 
@@ -205,7 +226,8 @@ def _counts(name: str, value: Any, *, is_field: bool = False) -> bool:
     if is_field or callable(getattr(value, "state_dict", None)):
         return True
     if isinstance(value, _PLAIN):
-        return _RECORDS.search(name) is None
+        tally = not isinstance(value, str | bool) and _TALLIES.search(name) is not None
+        return not tally and _RECORDS.search(name) is None
     return isinstance(value, BaseEmbedding) or not (_RECORDS.search(name) or _HANDLES.search(name))
 
 

@@ -68,7 +68,7 @@ _STARTS = {
     Kind.LETTER: [re.compile(rf"^[^\w\n]*{one}[.)]\s", re.M | re.I) for one in ("a", "b")],
 }
 _RULE = re.compile(r"[\s*_=~#`.|+-]*")
-_EMPHASIS = re.compile(r"\*\*|__|[*_](?=[^\W_])")
+_EMPHASIS = re.compile(r"\*\*|__|\*(?=\w[^*]*\*)|_(?=[^\W_][^_]*_(?!\w))")
 _FENCE = re.compile(r"\s*(?:```|~~~)")
 _INLINE = re.compile(
     rf"(?<=[{MARKS}:\uff1a])([\"'\u201d*)]*)[^\S\n]+"
@@ -108,12 +108,21 @@ _ASKS_BACK = (
     r"(?:can|could|would|will) you (?:please |kindly )?"
     r"(?:provide|share|paste|give|send|upload|supply)\b"
 )
+_MORE = (
+    "(?: (?:me|us|with|more|the|some|any|additional|further|full|complete|actual|entire|relevant|"
+    f"missing|of|it|this|here|again|{_TEXT}))*"
+)
 _BEGS = re.compile(
-    rf"(?:please,? )?{_ASKS_BACK}(?: (?:me|us|with|more|the|some|any|additional|further|full|"
-    rf"complete|actual|entire|relevant|missing|of|it|this|here|again|{_TEXT}))*\W*$",
+    rf"(?:please,? )?{_ASKS_BACK}{_MORE}"
+    r"(?:\W*$| (?:you(?:['\u2019]d| would| want)|(?:so )?that i|so i|for me)\b)",
     re.IGNORECASE,
 )
-_REQUEST = re.compile(rf"\b{_ASKS_BACK}|\bwould you like\b", re.IGNORECASE)
+_REQUEST = re.compile(
+    rf"(?:^|[.!,;\u2014-]\s+){_ASKS_BACK}{_MORE}\W*$"
+    rf"|\b{_ASKS_BACK}(?: (?:me|more|the|some|any|additional|full|actual|a|your))* {_TEXT}\b"
+    r"|\bwould you like (?:me|to share|to provide|the questions)\b",
+    re.IGNORECASE,
+)
 _REGRETS = re.compile(
     r"(?:i['\u2019]?m (?:sorry|afraid|unable)|sorry|i apologi[sz]e|unfortunately|"
     r"it (?:seems|looks|appears)|i (?:do not|don['\u2019]t|can ?not|can['\u2019]t|need)|"
@@ -226,8 +235,13 @@ def _classified(response: str) -> list[_Line]:
 
 
 def _goes_on(line: _Line, *, of: _Line) -> bool:
-    """Tell whether a line goes on with an answer; where no question has a mark, it may be one."""
-    if not of.asks or line.asks or of.answer is None or _reopens(line):
+    """Tell whether a line goes on with an answer, below a question that is marked in some way.
+
+    Where questions are plain lines, or have no question mark, it may be the next one.
+    """
+    if of.kind is Kind.PLAIN or not of.asks or of.answer is None:
+        return False
+    if line.asks or _ASKS_IN_WORDS.search(line.text) is not None:
         return False
     if line.kind is Kind.BULLET:
         return of.kind is not Kind.BULLET
@@ -248,14 +262,17 @@ def _is_talk(line: _Line, *, surplus: bool) -> bool:
     if line.kind is not Kind.PLAIN:
         return False
     if line.asks:
-        regrets = _REGRETS.match(line.text) is not None
-        return _BEGS.match(line.text) is not None or (
-            regrets and _REQUEST.search(line.text) is not None
-        )
+        return begs(line.text)
     if _TALK.match(line.text) is None:
         return False
     # "great barrier reef bleaching" is a query; talk has an end, or is one line too many.
     return _ended(line.text) or (surplus and not line.text[:1].islower())
+
+
+def begs(text: str) -> bool:
+    """Tell whether a question asks for the text: what a model says that was given too little."""
+    regrets = _REGRETS.match(text) is not None and _REQUEST.search(text) is not None
+    return regrets or _BEGS.match(text) is not None
 
 
 def _reopens(line: _Line) -> bool:

@@ -172,7 +172,7 @@ def model_name(llm: LLM) -> str:
         name = getattr(llm, "model", _NO_NAME)
     if name in ("", _NO_NAME):
         # The class names of LLMs that people write themselves are all the same.
-        name = f"{type(llm).__module__}.{type(llm).__qualname__}"
+        name = type(llm).__qualname__
     return f"{llm.class_name()}/{name}"
 
 

@@ -3,7 +3,7 @@
 import re
 import unicodedata
 
-from llama_index.finetuning.embeddings.generation.lines import parse_lines, unmarked
+from llama_index.finetuning.embeddings.generation.lines import begs, parse_lines, unmarked
 from llama_index.finetuning.embeddings.generation.questions import Question, tidy
 from llama_index.finetuning.embeddings.generation.structured import parse_structured
 
@@ -26,9 +26,10 @@ _NOTHING = re.compile(
     r"n a|none|null|nil|nothing|empty|not (?:applicable|available|possible)|"
     r"(?:no|zero|0) (?:\w+ )?(?:questions?|queries|query|keywords?|answers?|output|content)"
     r"(?: (?:found|available|possible|generated|needed|applicable|here))?|"
-    r"(?:insufficient|not enough) (?:context|information|content|text|data)"
-    r"(?: (?:given|provided|available|here|to \w+(?: \w+){0,3}))?|"
-    r"unable to (?:generate|create|write|form)(?: \w+){1,6}|"
+    r"(?:insufficient|not enough) (?:context|information|content|text)"
+    r"(?: (?:given|provided|available|here|to (?:generate|create|write|form)(?: \w+){0,6}))?|"
+    r"unable to (?:generate|create|write|form) (?:any |more |\w+ )?(?:questions?|queries|keywords?)"
+    r"(?: \w+){0,6}|"
     r"keine?(?: fragen?)?|aucune?(?: question)?|ningun[ao]?(?: pregunta)?|nessuna?(?: domanda)?|"
     r"nenhuma?(?: pergunta)?|\u65e0|\u7121|\u6ca1\u6709|\u6c92\u6709|\u306a\u3057"
 )
@@ -74,7 +75,7 @@ def _inside(structured: Question) -> list[Question]:
     text = structured.text.strip()
     if "\n" in text:
         return parse_lines(text, limit=1)
-    return [Question(unmarked(text), structured.answer)]
+    return [] if begs(text) else [Question(unmarked(text), structured.answer)]
 
 
 def question_key(text: str) -> str:

@@ -108,7 +108,7 @@ def _text_of(template: PromptTemplate) -> str:
     mapped = (template.template_var_mappings or {}).values()
     fields = set(_VARIABLE.findall(template.template))
     if not _PLACEHOLDERS.union(mapped, template.kwargs).issuperset(fields):
-        _refuse_fields(fields)
+        _refuse_fields(fields, "Give a template with other braces as a text.")
     marks: dict[str, Any] = {name: f"\0{name}\0" for name in sorted(_PLACEHOLDERS)}
     text = template.format(**marks).replace("{", "{{").replace("}", "}}")
     for name, mark in marks.items():
@@ -122,18 +122,18 @@ def _check(template: str) -> None:
         if fields <= _PLACEHOLDERS:
             # What a format or a conversion makes of them comes out here.
             template.format(context_str="text", num_questions_per_chunk=1)
-    except (LookupError, TypeError, ValueError) as error:
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise ConfigurationError(
             f"'qa_generate_prompt_tmpl' is no template ({error}; got {template!r}). Write braces "
             "that are part of the text twice."
         ) from error
     if "context_str" not in fields or not fields <= _PLACEHOLDERS:
-        _refuse_fields(fields)
+        _refuse_fields(fields, "Write braces that are part of the text twice.")
 
 
-def _refuse_fields(fields: Iterable[str]) -> NoReturn:
+def _refuse_fields(fields: Iterable[str], remedy: str) -> NoReturn:
     raise ConfigurationError(
         "'qa_generate_prompt_tmpl' must have the placeholder {context_str}, may have "
         "{num_questions_per_chunk}, and no other "
-        f"(got {sorted(fields)}). Write braces that are part of the text twice."
+        f"(got {sorted(fields)}). {remedy}"
     )

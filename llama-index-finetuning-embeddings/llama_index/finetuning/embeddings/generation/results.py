@@ -68,7 +68,7 @@ class Outcome:
         for query_id, question, answer in self.questions:
             own = query_id
             if taken.get(query_id, question) != question:
-                own = str(uuid.uuid5(_NAMESPACE, f"{node_id}\x1f{question}"))
+                own = str(uuid.uuid5(_NAMESPACE, f"{node_id}\x1f{query_id}\x1f{question}"))
             taken[own] = question
             questions.append((own, question, answer))
         return Outcome(tuple(questions), self.filtered)

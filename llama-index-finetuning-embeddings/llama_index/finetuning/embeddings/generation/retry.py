@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from llama_index.finetuning.embeddings.service_errors import (
+    is_permanent,
     limits_rate,
     may_refuse_all,
     refuses_all,
@@ -68,7 +69,7 @@ class Pace:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._first_wait = first_wait
-        self._random = random.Random(seed)  # noqa: S311 - no secret
+        self._random = random.Random(int(seed))  # noqa: S311 - no secret
         self._clock = clock
         self._sleep = sleep
         self._callers = callers
@@ -89,7 +90,6 @@ class Pace:
         """Note that the service has answered."""
         self._answered_at = self._clock()
         self._answers += 1
-        self._unanswered_left = 0
         self._barred_left = self._most_barred
 
     async def after(self, error: BaseException, attempt: int, told: Told) -> None:
@@ -169,6 +169,8 @@ class Pace:
             return None
         wait = self._wait(error, told)
         if wait is None:
+            if self._answers or is_permanent(error):  # of this text alone
+                return None
             self._unanswered_left -= 1
             if self._unanswered_left == 0:
                 return f"No request has been answered: {_CHECK}"

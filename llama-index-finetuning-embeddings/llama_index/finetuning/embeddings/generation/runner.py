@@ -33,7 +33,7 @@ from llama_index.finetuning.embeddings.generation.results import (
 from llama_index.finetuning.embeddings.generation.retry import Pace, Told
 from llama_index.finetuning.embeddings.json_stream import read_json
 from llama_index.finetuning.embeddings.redaction import safe_message
-from llama_index.finetuning.embeddings.service_errors import asks_to_wait, is_permanent
+from llama_index.finetuning.embeddings.service_errors import asks_to_wait, is_permanent, refuses_all
 
 logger = logging.getLogger(__name__)
 
@@ -222,7 +222,8 @@ class Run:
 
     def _fail(self, node_id: str, error: Exception, why: str | None) -> None:
         self._errors[node_id] = self._reason(error, node_id)
-        if asks_to_wait(error) and len(self._errors.keys() | self._outcomes) == len(self._keys):
+        patient = asks_to_wait(error) and not refuses_all(error)
+        if patient and len(self._errors.keys() | self._outcomes) == len(self._keys):
             why = None  # nobody is left to be spared the wait
         if why is None and self._options.on_failure == "fail":
             why = "'on_failure' is 'fail'."

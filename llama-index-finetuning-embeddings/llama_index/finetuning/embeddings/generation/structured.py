@@ -31,8 +31,9 @@ _TOKEN = re.compile(
 _FENCE = re.compile(r"```\w*")
 _NOT_JSON = re.compile(r"[^\s,;]")
 _REMARK_KEY = re.compile(
-    r"errors?|messages?|status|reason|notes?|details?|explanation|type|category|topic|difficulty|"
-    r"level|language|id|code|success|valid",
+    r"errors?|messages?|status|reason(?:ing)?|notes?|details?|explanation|type|category|topic|"
+    r"difficulty|level|language|(?:\w+_)?id|no|number|code|success|valid|thoughts?|document|"
+    r"source|model",
     re.IGNORECASE,
 )
 _COLON = re.compile(r"\s*:")
@@ -73,8 +74,10 @@ def _from_json(response: str) -> tuple[list[Question], bool]:
         ):
             found += pairs
     between += response[position:]
-    whole = bool(every) and _NOT_JSON.search(_FENCE.sub("", between)) is None
-    return (found or _under_any_key(every), True) if whole else (found, False)
+    told = any(not is_key for _, is_key in every)
+    if not told or _NOT_JSON.search(_FENCE.sub("", between)) is not None:
+        return found, False
+    return found or _under_any_key(every), True
 
 
 def _line_end(text: str, position: int) -> int:
@@ -128,7 +131,10 @@ def _pairs(strings: list[tuple[str, bool]]) -> list[Question]:
 
 
 def _under_any_key(strings: list[tuple[str, bool]]) -> list[Question]:
-    """Return the strings under the first key that is not one of remarks, whatever its name."""
+    """Return the strings under the key that has most, whatever its name; all where none has two.
+
+    Keys of remarks are passed over.
+    """
     found: dict[str, list[Question]] = {}
     key = ""
     for text, is_key in strings:
@@ -136,7 +142,8 @@ def _under_any_key(strings: list[tuple[str, bool]]) -> list[Question]:
             key = text
         elif not _REMARK_KEY.fullmatch(key):
             found.setdefault(key, []).append(Question(text))
-    return next(iter(found.values()), [])
+    most = max(found.values(), key=len, default=[])
+    return most if len(most) > 1 else [one for few in found.values() for one in few]
 
 
 def _from_tags(response: str) -> list[Question]:
