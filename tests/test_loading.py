@@ -110,6 +110,21 @@ def test_a_base_named_by_a_relative_path(tiny_bert_dir, tmp_path, monkeypatch, c
     assert load_finetuned_model(tmp_path / "a").base_model_name == "all-MiniLM-L6-v2"
 
 
+def test_a_base_in_a_folder_of_a_known_name_keeps_its_instruction(
+    tiny_bert_dir, tmp_path, monkeypatch
+):
+    """LlamaIndex puts one before queries by the name, which an absolute path is not."""
+    shutil.copytree(tiny_bert_dir, tmp_path / "BAAI" / "bge-small-en")
+    monkeypatch.chdir(tmp_path)
+    expected = finetuned(HuggingFaceEmbedding("BAAI/bge-small-en", device="cpu"), tmp_path / "a")
+    (tmp_path / "elsewhere").mkdir()
+    for place in (tmp_path, tmp_path / "elsewhere"):
+        monkeypatch.chdir(place)
+        assert load_finetuned_model(tmp_path / "a").get_query_embedding("amber") == pytest.approx(
+            expected.get_query_embedding("amber"), abs=1e-6
+        )
+
+
 def test_a_base_that_cannot_be_found(tiny_bert_dir, tmp_path):
     """A class that no name brings back, a folder that is gone, an old folder: pass the base."""
     finetuned(HashEmbedding(model_name="api-model"), tmp_path / "a")

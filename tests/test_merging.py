@@ -24,6 +24,7 @@ from llama_index.finetuning.embeddings import (
     merging,
 )
 from llama_index.finetuning.embeddings.files import output_lock
+from llama_index.finetuning.embeddings.sentence_transformer import upstream
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +175,7 @@ def test_modules_of_other_settings_are_refused(folders, tiny_bert_dir, tmp_path)
     base = SentenceTransformer(str(tiny_bert_dir), device="cpu")
     base[1].include_prompt = not base[1].include_prompt
     base.save(str(tmp_path / "base"))
-    with pytest.raises(ConfigurationError, match="its module '1' is Pooling"):
+    with pytest.raises(ConfigurationError, match="its module 1 is Pooling"):
         merge_with_base(folders["both"], tmp_path / "base", tmp_path / "merged")
     assert not (tmp_path / "merged").exists()
     if importlib.util.find_spec("mergekit") is None:
@@ -184,10 +185,21 @@ def test_modules_of_other_settings_are_refused(folders, tiny_bert_dir, tmp_path)
         merging.mixed(finetuned, base, 0.5)
 
 
+def test_a_base_with_one_module_more_is_refused(folders, tiny_bert_dir, tmp_path):
+    """A module without weights shows in no name and no shape."""
+    base = SentenceTransformer(str(tiny_bert_dir), device="cpu")
+    modules = [*base.children(), upstream.modules().Normalize()]
+    SentenceTransformer(modules=modules, device="cpu").save(str(tmp_path / "longer"))
+    with pytest.raises(ConfigurationError, match="its module [0-9] is Normalize"):
+        merge_with_base(folders["both"], tmp_path / "longer", tmp_path / "merged")
+
+
 def test_another_base_is_told(folders, tiny_bert_dir, tmp_path, caplog):
     """Equal shapes do not show it: the record does, and where there is none, that is told."""
     other = shutil.copytree(tiny_bert_dir, tmp_path / "other")
     merge_with_base(folders["both"], os.path.relpath(tiny_bert_dir), tmp_path / "merged")
+    assert not caplog.records
+    merge_with_base(folders["query"], folders["query"] / "document", tmp_path / "merged")
     assert not caplog.records
     merge_with_base(folders["both"], other, tmp_path / "merged")
     assert f"came from {str(tiny_bert_dir)!r} and is now mixed with {str(other)!r}" in caplog.text

@@ -373,7 +373,8 @@ def test_long_names_stay_apart_and_in_their_figures(one_system):
     """Folders that begin and end alike are told by what differs, in every picture."""
     comparison = one_system.comparison
     names = [f"{'experiments/' * 6}lr{rate}/{'run/' * 6}model" for rate in ("2e-5", "5e-5")]
-    names += [f"system {i}" for i in range(14)]
+    names += [f"{'x' * 60}{'y' * 60}", f"{'x' * 60}{'y' * 70}"]
+    names += [f"system {i}" for i in range(12)]
     report = dataclasses.replace(
         one_system,
         comparison=dataclasses.replace(

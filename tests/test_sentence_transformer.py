@@ -447,13 +447,34 @@ def test_checkpoints_of_an_older_run_are_not_resumed(engine, tmp_path, monkeypat
     assert torch.allclose(weights(fresh.model), weights(resumed.model), atol=1e-6)
 
 
+def test_the_best_of_a_longer_run_is_not_handed_back(engine, tmp_path, monkeypatch):
+    """What a longer run kept when it went on from a checkpoint is none of the shorter one's."""
+    monkeypatch.chdir(tmp_path)
+    usual = {
+        "model_output_path": "out",
+        "save_checkpoints": True,
+        "checkpoint_save_steps": 1,
+        "val_dataset": tiny_dataset(20, 2, seed=3),
+        "evaluation_steps": 1,
+    }
+    short = engine(epochs=1, **usual)
+    short.finetune()
+    steps = facts(short)["training_log"][-1]["step"]
+    long = engine(epochs=8, resume_from_checkpoint=True, **usual)
+    long.finetune()
+    assert facts(long)["metrics"]["best_step"] > steps
+    again = engine(epochs=1, resume_from_checkpoint=True, **usual)
+    again.finetune()
+    assert facts(again)["metrics"]["best_step"] <= steps
+
+
 def test_two_outputs_with_one_checkpoint_folder_take_turns(engine, tmp_path, monkeypatch):
     """One run would restore the best weights of the other; the second is refused at once."""
     (tmp_path / "inner").mkdir()
     monkeypatch.chdir(tmp_path / "inner")
     usual = {"save_checkpoints": True, "val_dataset": tiny_dataset(8, 1, seed=3)}
     with (
-        output_lock(checkpoint_folder("out"), name="checkpoint folder"),
+        output_lock(checkpoint_folder("out") / "run", name="checkpoint folder"),
         pytest.raises(OutputError, match="'checkpoint folder' must not be in use"),
     ):
         engine(model_output_path="../out", **usual).finetune()
@@ -835,11 +856,11 @@ def test_nothing_is_printed(engine, capsys):
         ({"model_kwargs": "x"}, "'model_kwargs' must be a mapping"),
         (
             {"training_args": {"per_device_train_batch_size": 0}},
-            r"'per_device_train_batch_size' must be at least 1 \(got 0\)",
+            r"'per_device_train_batch_size' must be an integer of at least 1 \(got 0\)",
         ),
         (
             {"training_args": {"gradient_accumulation_steps": 0}},
-            "'gradient_accumulation_steps' must be at least 1",
+            "'gradient_accumulation_steps' must be an integer of at least 1",
         ),
         ({"training_args": 3}, "'training_args'"),
         ({"dataset": {}}, "'dataset' must be an EmbeddingQAFinetuneDataset"),
@@ -930,15 +951,16 @@ def test_an_old_best_of_another_run_is_not_taken(engine, tmp_path, monkeypatch):
 
 def test_last_checkpoint_takes_the_newest_of_the_same_run(tmp_path):
     """Unsealed folders, other and longer runs, and strange names are passed over."""
-    for name, seal, epochs, steps in (
-        ("checkpoint-2", "x", 2, 10),
-        ("checkpoint-10", "x", 2, 10),
-        ("checkpoint-20", "x", 3, 20),
-        ("checkpoint-30", "y", 2, 30),
+    for name, seal, steps in (
+        ("checkpoint-2", "x", 10),
+        ("checkpoint-10", "x", 10),
+        ("checkpoint-20", "x", 20),
+        ("checkpoint-30", "y", 30),
     ):
         (tmp_path / name).mkdir()
         (tmp_path / name / "complete.txt").write_text(seal)
-        state = {"num_train_epochs": epochs, "max_steps": steps}
+        step = int(name.removeprefix("checkpoint-"))
+        state = {"global_step": step, "epoch": step / 5, "max_steps": steps}
         (tmp_path / name / "trainer_state.json").write_text(json.dumps(state))
     (tmp_path / "checkpoint-40").mkdir()
     (tmp_path / "checkpoint-new").mkdir()
@@ -950,7 +972,11 @@ def test_last_checkpoint_takes_the_newest_of_the_same_run(tmp_path):
         return training.last_checkpoint(tmp_path, run, args)
 
     assert found("x", num_train_epochs=2) == tmp_path / "checkpoint-10"
-    assert found("x", num_train_epochs=2.5) == tmp_path / "checkpoint-20"
+    assert found("x", num_train_epochs=3.9) == tmp_path / "checkpoint-20"
+    assert found("x", num_train_epochs=3.8) == tmp_path / "checkpoint-10"
+    assert found("x", num_train_epochs=1.8) is None
     assert found("x", max_steps=19) == tmp_path / "checkpoint-10"
     assert found("x", max_steps=20) == tmp_path / "checkpoint-20"
     assert found("z", num_train_epochs=2) is None
+    (tmp_path / "checkpoint-2" / "trainer_state.json").unlink()
+    assert found("x", num_train_epochs=2) == tmp_path / "checkpoint-10"

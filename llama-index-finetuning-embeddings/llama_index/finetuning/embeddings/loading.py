@@ -81,9 +81,25 @@ def _base(folder: Path, description: AdapterDescription) -> BaseEmbedding:
         name = places[0]
     check_names_no_code(Path(name))
     try:
-        return open_one(name, description.base_settings)
+        return open_one(name, {**_known_instructions(description), **description.base_settings})
     except Exception as error:  # no connection, no such model, a damaged one
         raise ModelFolderError(
             f"The base {name!r} of the adapter in {str(folder)!r} can't be loaded ({error}). Pass "
             "the model as 'base_embed_model'."
         ) from error
+
+
+def _known_instructions(description: AdapterDescription) -> dict[str, str]:
+    """Return the instructions that LlamaIndex knows by the name of a model, now at another path."""
+    from llama_index.embeddings.huggingface.utils import (
+        get_query_instruct_for_model_name,
+        get_text_instruct_for_model_name,
+    )
+
+    if description.base_folder is None:
+        return {}
+    known = {
+        "query_instruction": get_query_instruct_for_model_name(description.base_model),
+        "text_instruction": get_text_instruct_for_model_name(description.base_model),
+    }
+    return {name: text for name, text in known.items() if text}

@@ -3,6 +3,7 @@
 import copy
 import functools
 import importlib.util
+import itertools
 import logging
 import os
 from pathlib import Path
@@ -93,7 +94,7 @@ def merge_with_base(
     )
 
     facts = read_manifest(folder)
-    _warn_of_other_base(facts.get("base_model"), base_model_id)
+    _warn_of_other_base(facts.get("base_model"), base_model_id, folder / SIDES[1])
     with output_lock(output, name="output_path"):
         two_sides = has_two_sides(folder)
         finetuned = load(folder / SIDES[0] if two_sides else folder)
@@ -200,31 +201,41 @@ def _check_same_shape(finetuned: SentenceTransformer, base: SentenceTransformer)
 
 def _check_same_modules(finetuned: SentenceTransformer, base: SentenceTransformer) -> None:
     """Make sure that the vectors come about alike: by the same pooling, for instance."""
-    for (name, ours), theirs in zip(finetuned.named_children(), base.children(), strict=True):
-        if type(ours) is not type(theirs) or _settings(ours) != _settings(theirs):
+    pairs = itertools.zip_longest(finetuned.children(), base.children())
+    for name, (ours, theirs) in enumerate(pairs):
+        if _settings(ours) != _settings(theirs):
             raise ConfigurationError(
-                f"'base_model_id' is not what the finetuned model came from: its module {name!r} "
+                f"'base_model_id' is not what the finetuned model came from: its module {name} "
                 f"is {theirs}, the finetuned model's is {ours}. Give the base that finetuning.json "
                 "names."
             )
 
 
-def _settings(module: torch.nn.Module) -> dict[str, Any]:
+def _settings(module: torch.nn.Module | None) -> tuple[str, dict[str, Any]]:
     config: Any = getattr(module, "get_config_dict", dict)
     found = config()
-    # Finetuning may have changed it.
-    return {name: value for name, value in found.items() if name != "max_seq_length"}
+    # By its name: code that two folders bring makes two classes. Finetuning may change the length.
+    kept = {name: value for name, value in found.items() if name != "max_seq_length"}
+    return type(module).__qualname__, kept
 
 
-def _warn_of_other_base(recorded: Any, given: str | os.PathLike[str]) -> None:
-    """Log that a base is another than the one in the record, which equal shapes do not show."""
+def _warn_of_other_base(recorded: Any, given: str | os.PathLike[str], own: Path) -> None:
+    """Log that a base is another than the one in the record, which equal shapes do not show.
+
+    Args:
+        recorded: The base's name or folder in the record; None: there is none.
+        given: The base.
+        own: Where the finetuned folder would hold its base.
+    """
     if recorded is None:
         logger.warning(
             "The finetuned folder has no finetuning.json that names its base: whether %r is it "
             "can't be checked.",
             os.fspath(given),
         )
-    elif recorded != os.fspath(given) and Path(recorded).resolve() != Path(given).resolve():
+        return
+    elsewhere = not Path(recorded).is_dir() and Path(recorded).name == Path(given).name
+    if not elsewhere and Path(given).resolve() not in {Path(recorded).resolve(), own.resolve()}:
         logger.warning(
             "The finetuned model came from %r and is now mixed with %r: that only makes sense if "
             "the two are the same model.",

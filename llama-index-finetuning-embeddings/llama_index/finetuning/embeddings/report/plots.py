@@ -7,7 +7,7 @@ their text at a readable size.
 
 import io
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -236,12 +236,20 @@ def _shortened(names: Sequence[str]) -> dict[str, str]:
 
     Names that would look the same lose what they all begin with instead.
     """
-    shown = {name: _without_middle(name) for name in names}
+    groups: defaultdict[str, list[str]] = defaultdict(list)
+    for name in names:
+        groups[_without_middle(name)].append(name)
+    shown = {alike[0]: short for short, alike in groups.items()}
+    for alike in groups.values():
+        if len(alike) > 1:
+            letters = enumerate(zip(*alike, strict=False))
+            begin = next((place for place, found in letters if len(set(found)) > 1), 0)
+            shown |= {name: _without_middle(f"\u2026{name[begin:]}") for name in alike}
     counts = Counter(shown.values())
-    alike = [name for name in names if counts[shown[name]] > 1]
-    letters = enumerate(zip(*alike, strict=False))
-    begin = next((place for place, found in letters if len(set(found)) > 1), 0)
-    return shown | {name: _without_middle(f"\u2026{name[begin:]}") for name in alike}
+    return {
+        name: _without_middle(f"{place}. {shown[name]}" if counts[shown[name]] > 1 else shown[name])
+        for place, name in enumerate(names, start=1)
+    }
 
 
 def _without_middle(name: str) -> str:

@@ -5,7 +5,7 @@ import logging
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +70,7 @@ from llama_index.finetuning.embeddings.sentence_transformer.training import (
     Trainer,
     clear_best,
     last_checkpoint,
+    planned_steps,
     unseal,
 )
 from llama_index.finetuning.embeddings.sentence_transformer.training_args import (
@@ -231,6 +232,8 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
         seed: int = 42,
     ) -> None:
         self.callbacks = list(callbacks or [])
+        if isinstance(matryoshka_dims, Iterable):
+            matryoshka_dims = list(matryoshka_dims)
         dataset = require_dataset(dataset, name="dataset")
         if val_dataset is not None:
             val_dataset = require_dataset(val_dataset, name="val_dataset")
@@ -575,7 +578,8 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
                 locks.enter_context(output_lock(output, name="model_output_path"))
                 if self.checkpoint_path is not None:
                     # "out" and "../out" have the same one.
-                    locks.enter_context(output_lock(self.checkpoint_path, name="checkpoint folder"))
+                    inside = self.checkpoint_path / "run"
+                    locks.enter_context(output_lock(inside, name="checkpoint folder"))
             yield
 
     @contextlib.contextmanager
@@ -654,6 +658,9 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
             checkpoint = None if found is None else folder / found.name
             logger.info("Resuming from %s", checkpoint or "the start: there is no checkpoint")
         best_folder = folder / "best"
+        if checkpoint is not None and distributed.is_main():
+            # A longer run may have gone on from it.
+            clear_best(best_folder, beyond=planned_steps(checkpoint, args))
         if checkpoint is None and distributed.is_main():
             # Earlier checkpoints would be taken for this run's. Nor can they be gone on from
             # without the best weights beside them.

@@ -287,8 +287,16 @@ class BestModel(TrainerCallback):  # type: ignore[misc]
             control.should_training_stop = True
 
 
-def clear_best(folder: Path) -> None:
-    """Remove the weights that an earlier run kept; what else is there belongs to another one."""
+def clear_best(folder: Path, *, beyond: float = -1) -> None:
+    """Remove the weights that an earlier run kept; what else is there belongs to another one.
+
+    Args:
+        folder: Where they are.
+        beyond: Those of this step and of earlier ones stay.
+    """
+    with contextlib.suppress(OSError, KeyError, TypeError, ValueError):
+        if int(read_json_object(folder / _BEST_FACTS)["step"]) <= beyond:
+            return
     for name in (_BEST_FACTS, _BEST_WEIGHTS):
         (folder / name).unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # not empty, or not there
@@ -324,11 +332,27 @@ def _step(checkpoint: Path) -> int:
     return int(number) if number.isdigit() else -1
 
 
-def _is_of_a_longer_run(checkpoint: Path, args: TrainingArguments) -> bool:
+def planned_steps(checkpoint: Path, args: TrainingArguments) -> int:
+    """Return how many steps a run has, by the length of an epoch in a checkpoint of the same data.
+
+    Raises:
+        OSError: The checkpoint has lost its state.
+        ValueError: Its state is damaged; TypeError too.
+    """
     state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
     if args.max_steps > 0:
-        return bool(state.max_steps > args.max_steps)
-    return bool(state.num_train_epochs > math.ceil(args.num_train_epochs))
+        return int(args.max_steps)
+    steps_of_epoch = round(state.global_step / state.epoch)
+    planned: int = math.ceil(round(args.num_train_epochs * steps_of_epoch, 6))
+    return planned
+
+
+def _is_of_a_longer_run(checkpoint: Path, args: TrainingArguments) -> bool:
+    try:
+        state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+        return bool(state.max_steps > planned_steps(checkpoint, args))
+    except (ArithmeticError, OSError, TypeError, ValueError):
+        return True  # being deleted, when the process was killed
 
 
 def _seal(checkpoint: Path) -> str | None:

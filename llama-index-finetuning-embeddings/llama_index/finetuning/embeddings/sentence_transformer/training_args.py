@@ -10,6 +10,7 @@ from sentence_transformers import SentenceTransformerTrainingArguments as Traini
 
 from llama_index.finetuning.embeddings.errors import ConfigurationError
 from llama_index.finetuning.embeddings.sentence_transformer import distributed
+from llama_index.finetuning.embeddings.validation import check_integer
 
 # Fields of the training arguments that are the engine's to choose, and where to say so instead.
 _TAKEN = {
@@ -124,8 +125,7 @@ def merge_training_args(
     except (TypeError, ValueError) as error:
         raise ConfigurationError(f"The training arguments are refused: {error}") from error
     for name in _AT_LEAST_ONE:
-        if getattr(args, name) < 1:
-            raise ConfigurationError(f"{name!r} must be at least 1 (got {getattr(args, name)}).")
+        check_integer(name, getattr(args, name), minimum=1)
     if backwards:
         raise ConfigurationError(f"'learning_rate' must be at least 0 (got {args.learning_rate}).")
     if nothing:
