@@ -14,7 +14,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 def upstream_modules():
     """Return the module that holds sentence-transformers' building blocks, in 5.x and 6.x."""
-    from llama_index.finetuning.embeddings.sentence_transformer import upstream
+    from llama_index.finetuning.embeddings import upstream
 
     return upstream.modules()
 

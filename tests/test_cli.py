@@ -813,7 +813,8 @@ def test_full_reads_lengths_in_words(run, data, engine_spy, given, expected):
     options = ("--train", data, "--model", "m", "-o", "o", "--max-seq-length", given)
     outcome = run("full", *options, "--json")
     assert engine_spy.options["max_seq_length"] == expected
-    assert json.loads(outcome.out) == {"output": "o", "report": None}
+    said = {"output": "o", "summary": "As good as it gets.", "report": None}
+    assert json.loads(outcome.out) == said
 
 
 def test_full_of_a_model_that_is_none(run, data, tmp_path):
@@ -875,7 +876,7 @@ def test_adapter_hands_its_options_on(run, data, tiny_bert_dir, engine_spy):
     outcome = run("adapter", "--train", data, "--val", data, *model, *options.split())
     assert outcome.code == 0
     assert outcome.out == (
-        "As good as it gets.\n\nWithout --val there is no table of before and after.\n\n"
+        "As good as it gets. Without --val there is no table of before and after.\n\n"
         "The finetuned model is in 'o'.\n"
     )
     assert engine_spy.args[1].class_name() == "HuggingFaceEmbedding"

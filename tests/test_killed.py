@@ -16,7 +16,11 @@ from llama_index.finetuning.embeddings import (
     SentenceTransformersFinetuneEngine,
     files,
 )
-from llama_index.finetuning.embeddings.sentence_transformer import saving, training
+from llama_index.finetuning.embeddings.sentence_transformer import (
+    checkpoints,
+    saving,
+)
+from llama_index.finetuning.embeddings.sentence_transformer import weights as weights_on_disk
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
 
@@ -38,14 +42,22 @@ class AtStep(TrainerCallback):
             die()
 
 
+class Recorder(TrainerCallback):
+    """Notes the step that a run begins at."""
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        """Note it."""
+        self.step = state.global_step
+
+
 def in_checkpoint(monkeypatch):
     """Die when the checkpoint's files are written and it is not sealed yet."""
-    monkeypatch.setattr(training.CheckpointSeal, "on_save", die)
+    monkeypatch.setattr(checkpoints.CheckpointSeal, "on_save", die)
 
 
 def in_best_weights(monkeypatch):
     """Die with half of the best weights written."""
-    whole = training.save_model
+    whole = weights_on_disk.save_model
 
     def half(model, path):
         if Path(path).name != "model.safetensors":
@@ -54,7 +66,7 @@ def in_best_weights(monkeypatch):
         Path(path).write_bytes(b"half")
         die()
 
-    monkeypatch.setattr(training, "save_model", half)
+    monkeypatch.setattr(weights_on_disk, "save_model", half)
 
 
 def in_output(monkeypatch):
@@ -103,7 +115,7 @@ def weights(path):
     return torch.cat([tensor.flatten() for tensor in model.parameters()]).detach()
 
 
-def killed(model, output, arrange, step):
+def killed(model, output, arrange, step, **settings):
     """Run the engine in a child that dies where it is told; return the signal."""
     child = os.fork()
     if child == 0:
@@ -111,10 +123,37 @@ def killed(model, output, arrange, step):
             if arrange is not None:
                 arrange(pytest.MonkeyPatch())
             callbacks = [AtStep(step)] if step else None
-            engine(model, output, resume_from_checkpoint=True, callbacks=callbacks).finetune()
+            settings = {"resume_from_checkpoint": True, "callbacks": callbacks, **settings}
+            engine(model, output, **settings).finetune()
         finally:
             os._exit(0)
     return os.WTERMSIG(os.waitpid(child, 0)[1])
+
+
+def in_removal(monkeypatch):
+    """Die with a part of a checkpoint removed that is one too many."""
+
+    def half(path, **kwargs):
+        next(Path(path).glob("*.safetensors")).unlink()
+        die()
+
+    monkeypatch.setattr(checkpoints.shutil, "rmtree", half)
+
+
+def test_killed_while_an_old_checkpoint_goes(tiny_bert_dir, tmp_path, monkeypatch):
+    """The new one is whole by then, and gone on from; the remains go with the next."""
+    monkeypatch.chdir(tmp_path)
+    settings = {"resume_from_checkpoint": True, "checkpoint_save_total_limit": 1}
+    assert killed(tiny_bert_dir, "out", in_removal, None, **settings) == signal.SIGKILL
+    folder = Path("checkpoints/out")
+    whole = [one.parent.name for one in folder.glob("checkpoint-*/complete.txt")]
+    remains = {one.name for one in folder.glob("checkpoint-*")} - set(whole)
+    assert len(whole) == len(remains) == 1
+    first = Recorder()
+    run = engine(tiny_bert_dir, "out", callbacks=[first], **settings)
+    run.finetune()
+    assert first.step == int(whole[0].removeprefix("checkpoint-"))
+    assert len([*folder.glob("checkpoint-*")]) == 1
 
 
 def test_killed_nine_times_and_resumed(tiny_bert_dir, tmp_path, monkeypatch):
@@ -205,7 +244,7 @@ def test_a_full_disk_is_told_and_the_old_model_stays(
     SentenceTransformer(str(tiny_bert_dir), device="cpu").save(str(output))
     old = weights(output)
     run = engine(tiny_bert_dir, output, **settings)
-    save = training.SavedWeights.save
+    save = weights_on_disk.SavedWeights.save
 
     def fill_the_disk():
         # A limit of the system's: no file may grow beyond it, as on a disk that fills up.
@@ -223,7 +262,7 @@ def test_a_full_disk_is_told_and_the_old_model_stays(
             if at_once:
                 fill_the_disk()
             else:
-                training.SavedWeights.save = save_and_fill
+                weights_on_disk.SavedWeights.save = save_and_fill
             run.finetune()
         except OutputError as error:
             status = 0 if place in str(error) and "free space" in str(error) else 2

@@ -14,8 +14,7 @@ pytest.importorskip("sentence_transformers")
 from sentence_transformers import SentenceTransformer
 from torch import nn
 
-from llama_index.finetuning.embeddings import SentenceTransformersFinetuneEngine
-from llama_index.finetuning.embeddings.sentence_transformer import upstream
+from llama_index.finetuning.embeddings import SentenceTransformersFinetuneEngine, upstream
 from llama_index.finetuning.embeddings.sentence_transformer.by_document import Targets
 from llama_index.finetuning.embeddings.sentence_transformer.document_loss import (
     DocumentRankingLoss,

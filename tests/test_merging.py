@@ -22,9 +22,9 @@ from llama_index.finetuning.embeddings import (
     load_finetuned_model,
     merge_with_base,
     merging,
+    upstream,
 )
 from llama_index.finetuning.embeddings.files import output_lock
-from llama_index.finetuning.embeddings.sentence_transformer import upstream
 
 
 @pytest.fixture(scope="module")

@@ -22,9 +22,10 @@ from llama_index.finetuning.embeddings import (
     EmbeddingQAFinetuneDataset,
     evaluate_retrieval,
     load_finetuned_model,
+    upstream,
 )
 from llama_index.finetuning.embeddings.manifest import read_manifest
-from llama_index.finetuning.embeddings.sentence_transformer import frozen_documents, upstream
+from llama_index.finetuning.embeddings.sentence_transformer import frozen_documents
 from llama_index.finetuning.embeddings.sentence_transformer.by_document import (
     MASKED,
     NEGATIVE,

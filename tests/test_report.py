@@ -206,6 +206,7 @@ def test_json_holds_everything(full_report):
     assert data["training"] == {
         "loss": [[10, 2.5], [20, 1.5]],
         "metric": [[0, 0.5], [20, 0.75]],
+        "summary": "",
     }
     worst = data["comparison"]["worst"]["a | <b>"][0]
     assert worst["top_before"][0]["text"].endswith(HOSTILE)

@@ -24,17 +24,15 @@ from llama_index.finetuning.embeddings import (
     OutputError,
     TrainingError,
     evaluate_retrieval,
+    upstream,
 )
-from llama_index.finetuning.embeddings.sentence_transformer import upstream
 from llama_index.finetuning.embeddings.sentence_transformer.attention import fused_attention
-from llama_index.finetuning.embeddings.sentence_transformer.training import (
-    SavedWeights,
-    Trainer,
-    last_checkpoint,
-)
+from llama_index.finetuning.embeddings.sentence_transformer.checkpoints import last_checkpoint
+from llama_index.finetuning.embeddings.sentence_transformer.trainer import Trainer
 from llama_index.finetuning.embeddings.sentence_transformer.training_args import (
     default_learning_rate,
 )
+from llama_index.finetuning.embeddings.sentence_transformer.weights import SavedWeights
 
 
 def weights(model):
@@ -179,7 +177,7 @@ def test_no_checkpoint_needs_no_warning(tmp_path, caplog):
     """Neither an empty folder nor a checkpoint that was cut off is another run's."""
     (tmp_path / "checkpoint-3").mkdir()
     args = SentenceTransformerTrainingArguments(str(tmp_path), use_cpu=True)
-    assert last_checkpoint(tmp_path, "run", args) is None
+    assert last_checkpoint(tmp_path, "run", args, {}) is None
     assert not caplog.records
 
 
@@ -310,6 +308,12 @@ def test_a_length_beyond_the_positions_is_refused(engine):
     """At once, not in the middle of the training."""
     with pytest.raises(ConfigurationError, match=r"must not exceed the 64 positions.*got 65"):
         engine(max_seq_length=65)
+
+
+def test_what_a_device_or_a_model_can_not_do_is_refused_at_once(engine):
+    """Not when the training begins."""
+    with pytest.raises(ConfigurationError, match="'precision' must not be 'fp16' on a CPU"):
+        engine(precision="fp16")
 
 
 def test_documents_are_not_counted_where_the_length_cannot_grow(engine, monkeypatch):
@@ -562,7 +566,9 @@ def test_the_base_of_a_second_call_is_still_the_base(engine, caplog):
     second = record(run)["metrics"]
     assert second["before"] == first["before"]
     assert second["after"]["ndcg@10"] == pytest.approx(first["after"]["ndcg@10"])
-    assert "that the earlier one had reached" in caplog.text
+    assert "the model of the earlier run is handed back unchanged" in caplog.text
+    curve = run.report.training.metric
+    assert curve[0] == (0, pytest.approx(first["after"]["ndcg@10"]))
     assert "the base is handed back" not in caplog.text
 
 

@@ -31,9 +31,10 @@ from llama_index.finetuning.embeddings import (
     SentenceTransformersFinetuneEngine,
     TrainingError,
     load_finetuned_model,
+    upstream,
 )
 from llama_index.finetuning.embeddings.files import output_lock
-from llama_index.finetuning.embeddings.sentence_transformer import training, upstream
+from llama_index.finetuning.embeddings.sentence_transformer import checkpoints
 from llama_index.finetuning.embeddings.sentence_transformer.arguments import checkpoint_folder
 from llama_index.finetuning.embeddings.sentence_transformer.attention import fused_attention
 from llama_index.finetuning.embeddings.sentence_transformer.by_document import Targets
@@ -209,6 +210,11 @@ def test_the_untouched_base_wins_where_training_only_hurts(engine, tiny_bert_dir
     with caplog.at_level(logging.WARNING, logger="llama_index.finetuning.embeddings"):
         run.finetune()
     assert "the base is handed back unchanged" in caplog.text
+    assert "the base is handed back unchanged" in run.summary
+    assert facts(run)["summary"] == run.summary
+    for place in ("README.md", "report.html"):
+        assert run.summary in (Path(run.model_output_path) / place).read_text()
+    assert run.summary in run.report.summary()
     assert facts(run)["metrics"]["best_step"] == 0
     assert facts(run)["metrics"]["after"] == facts(run)["metrics"]["before"]
     assert np.array_equal(run.model.encode(TEXTS), base.encode(TEXTS))
@@ -465,7 +471,7 @@ def test_the_best_of_a_longer_run_is_not_handed_back(engine, tmp_path, monkeypat
     assert facts(long)["metrics"]["best_step"] > steps
     again = engine(epochs=1, resume_from_checkpoint=True, **usual)
     again.finetune()
-    assert facts(again)["metrics"]["best_step"] <= steps
+    assert facts(again)["metrics"] == facts(short)["metrics"]
 
 
 def test_two_outputs_with_one_checkpoint_folder_take_turns(engine, tmp_path, monkeypatch):
@@ -959,17 +965,18 @@ def test_last_checkpoint_takes_the_newest_of_the_same_run(tmp_path):
     ):
         (tmp_path / name).mkdir()
         (tmp_path / name / "complete.txt").write_text(seal)
+        (tmp_path / name / "optimizer.pt").touch()
         step = int(name.removeprefix("checkpoint-"))
         state = {"global_step": step, "epoch": step / 5, "max_steps": steps}
         (tmp_path / name / "trainer_state.json").write_text(json.dumps(state))
     (tmp_path / "checkpoint-40").mkdir()
     (tmp_path / "checkpoint-new").mkdir()
 
-    def found(run, **length):
+    def found(run, best=None, **length):
         args = SentenceTransformerTrainingArguments(
             output_dir=str(tmp_path), use_cpu=True, **length
         )
-        return training.last_checkpoint(tmp_path, run, args)
+        return checkpoints.last_checkpoint(tmp_path, run, args, best or {})
 
     assert found("x", num_train_epochs=2) == tmp_path / "checkpoint-10"
     assert found("x", num_train_epochs=3.9) == tmp_path / "checkpoint-20"
@@ -978,5 +985,66 @@ def test_last_checkpoint_takes_the_newest_of_the_same_run(tmp_path):
     assert found("x", max_steps=19) == tmp_path / "checkpoint-10"
     assert found("x", max_steps=20) == tmp_path / "checkpoint-20"
     assert found("z", num_train_epochs=2) is None
+    # The best weights may be of a longer run that went on from here.
+    assert found("x", {"step": 12, "max_steps": 15}, num_train_epochs=2) is None
+    assert found("x", {"step": 9, "max_steps": 15}, max_steps=10) == tmp_path / "checkpoint-10"
+    assert found("x", {"step": 12, "max_steps": 20}, max_steps=20) == tmp_path / "checkpoint-20"
     (tmp_path / "checkpoint-2" / "trainer_state.json").unlink()
     assert found("x", num_train_epochs=2) == tmp_path / "checkpoint-10"
+    (tmp_path / "checkpoint-10" / "optimizer.pt").unlink()
+    assert found("x", num_train_epochs=2) is None
+
+
+@pytest.mark.parametrize(
+    ("state", "epochs"),
+    [
+        # 41 batches, eight of them a step; the sixth step has one.
+        ({"global_step": 5, "epoch": 40 / 41, "max_steps": 12}, 2),
+        # 50 steps an epoch: the Trainer makes 56 of 1.1 epochs, as 1.1 * 50 is above 55.
+        ({"global_step": 40, "epoch": 0.8, "max_steps": 56}, 1.1),
+    ],
+    ids=["accumulation", "fraction"],
+)
+def test_a_runs_own_checkpoint_is_not_taken_for_a_longer_ones(tmp_path, state, epochs):
+    """The steps of a run are counted as the Trainer counts them."""
+    folder = tmp_path / "checkpoint-5"
+    folder.mkdir()
+    (folder / "complete.txt").write_text("x")
+    (folder / "optimizer.pt").touch()
+    (folder / "trainer_state.json").write_text(json.dumps(state))
+    args = SentenceTransformerTrainingArguments(
+        output_dir=str(tmp_path), use_cpu=True, num_train_epochs=epochs
+    )
+    assert checkpoints.last_checkpoint(tmp_path, "x", args, {}) == folder
+
+
+def test_a_run_of_accumulated_steps_is_resumed(engine, tmp_path, monkeypatch):
+    """Killed in the middle of an epoch that ends with a smaller step, it ends as unbroken."""
+    monkeypatch.chdir(tmp_path)
+
+    class Break(TrainerCallback):
+        """Pull the plug at the second step."""
+
+        def on_step_begin(self, args, state, control, **kwargs):
+            if state.global_step == 1:
+                raise KeyboardInterrupt
+
+    usual = {
+        "dataset": tiny_dataset(14, 2),
+        "batch_size": 2,
+        "training_args": {
+            "gradient_accumulation_steps": 3,
+            "learning_rate": 3e-3,
+            "logging_steps": 1,
+        },
+    }
+    kept = {"model_output_path": "out", "save_checkpoints": True, "checkpoint_save_steps": 1}
+    unbroken = engine(**usual)
+    unbroken.finetune()
+    with pytest.raises(KeyboardInterrupt):
+        engine(callbacks=[Break()], **usual, **kept).finetune()
+    recorder = Recorder()
+    resumed = engine(resume_from_checkpoint=True, callbacks=[recorder], **usual, **kept)
+    resumed.finetune()
+    assert torch.allclose(weights(unbroken.model), weights(resumed.model), atol=1e-6)
+    assert len(recorder.losses) == recorder.steps - 1

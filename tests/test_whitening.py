@@ -21,10 +21,11 @@ from llama_index.finetuning.embeddings import (
     evaluate_retrieval,
     load_finetuned_model,
     merge_with_base,
+    upstream,
 )
 from llama_index.finetuning.embeddings.adapter.selection import folded
 from llama_index.finetuning.embeddings.manifest import read_manifest
-from llama_index.finetuning.embeddings.sentence_transformer import frozen_documents, upstream
+from llama_index.finetuning.embeddings.sentence_transformer import frozen_documents
 from llama_index.finetuning.embeddings.whitening import (
     MIN_DOCUMENTS,
     whitening_matrix,

@@ -81,7 +81,7 @@ def _base(folder: Path, description: AdapterDescription) -> BaseEmbedding:
         name = places[0]
     check_names_no_code(Path(name))
     try:
-        return open_one(name, {**_known_instructions(description), **description.base_settings})
+        return open_one(name, {**description.base_settings, **_known_instructions(description)})
     except Exception as error:  # no connection, no such model, a damaged one
         raise ModelFolderError(
             f"The base {name!r} of the adapter in {str(folder)!r} can't be loaded ({error}). Pass "
@@ -90,7 +90,10 @@ def _base(folder: Path, description: AdapterDescription) -> BaseEmbedding:
 
 
 def _known_instructions(description: AdapterDescription) -> dict[str, str]:
-    """Return the instructions that LlamaIndex knows by the name of a model, now at another path."""
+    """Return what LlamaIndex puts before the texts of a model of a known name, now at a path.
+
+    It does so wherever the settings name no instruction, or an empty one.
+    """
     from llama_index.embeddings.huggingface.utils import (
         get_query_instruct_for_model_name,
         get_text_instruct_for_model_name,
@@ -102,4 +105,5 @@ def _known_instructions(description: AdapterDescription) -> dict[str, str]:
         "query_instruction": get_query_instruct_for_model_name(description.base_model),
         "text_instruction": get_text_instruct_for_model_name(description.base_model),
     }
-    return {name: text for name, text in known.items() if text}
+    given = description.base_settings
+    return {name: text for name, text in known.items() if text and not given.get(name)}

@@ -21,10 +21,10 @@ from llama_index.finetuning.embeddings.errors import ConfigurationError, ModelFo
 from llama_index.finetuning.embeddings.files import check_apart, check_writable, output_lock
 from llama_index.finetuning.embeddings.manifest import read_manifest
 from llama_index.finetuning.embeddings.model_folder import SIDES, has_two_sides, is_model
+from llama_index.finetuning.embeddings.sentence_transformer.evaluator import RetrievalEvaluator
 from llama_index.finetuning.embeddings.sentence_transformer.length import set_max_seq_length
 from llama_index.finetuning.embeddings.sentence_transformer.loading import load_sentence_transformer
 from llama_index.finetuning.embeddings.sentence_transformer.saving import save_merged
-from llama_index.finetuning.embeddings.sentence_transformer.validation import RetrievalEvaluator
 from llama_index.finetuning.embeddings.sentence_transformer.whitening import whiten_alike
 
 logger = logging.getLogger(__name__)
@@ -234,8 +234,10 @@ def _warn_of_other_base(recorded: Any, given: str | os.PathLike[str], own: Path)
             os.fspath(given),
         )
         return
-    elsewhere = not Path(recorded).is_dir() and Path(recorded).name == Path(given).name
-    if not elsewhere and Path(given).resolve() not in {Path(recorded).resolve(), own.resolve()}:
+    known, place = Path(str(recorded)), Path(given)
+    # A folder that was moved; two names on the Hub may end alike and differ.
+    elsewhere = place.is_dir() and not known.is_dir() and known.name == place.name
+    if not elsewhere and place.resolve() not in {known.resolve(), own.resolve()}:
         logger.warning(
             "The finetuned model came from %r and is now mixed with %r: that only makes sense if "
             "the two are the same model.",

@@ -103,9 +103,7 @@ def _model_card(base_model: str, summary: str, report: RetrievalReport | None) -
         "",
         "## Evaluation",
         "",
-        summary,
+        summary if report is None else report.to_markdown(),
     ]
-    if report is not None:
-        lines += ["", report.to_markdown()]
     lines += ["", "The whole record of the run is in `finetuning.json`."]
     return "\n".join(lines) + "\n"

@@ -64,8 +64,8 @@ def export_sentence_transformer(
         )
     from sentence_transformers import SentenceTransformer
 
-    from llama_index.finetuning.embeddings.sentence_transformer import upstream
-    from llama_index.finetuning.embeddings.sentence_transformer.whitening import linear_ending
+    from llama_index.finetuning.embeddings import upstream
+    from llama_index.finetuning.embeddings.linear_ending import linear_ending
 
     plain = SentenceTransformer(modules=[*inner], device=str(inner.device))
     left_out = (module_dimension(plain) or matrix.shape[1]) - matrix.shape[1]

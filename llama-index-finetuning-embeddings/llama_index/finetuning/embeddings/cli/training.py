@@ -76,7 +76,7 @@ def adapter(
             **given,
         )
         engine.finetune()
-    _show_model(output, engine.report, engine.summary, as_json=as_json)
+    _show_model(output, engine, as_json=as_json)
 
 
 def full(
@@ -172,7 +172,7 @@ def full(
                 seed=seed,
             )
         engine.finetune()
-    _show_model(output, engine.report, as_json=as_json)
+    _show_model(output, engine, as_json=as_json)
 
 
 def merge(
@@ -212,12 +212,17 @@ def merge(
     show(text, data, as_json=as_json)
 
 
-def _show_model(output: str, report: Any, summary: str = "", *, as_json: bool) -> None:
-    parts = [summary] if summary else []
-    if report is None:
-        parts.append("Without --val there is no table of before and after.")
-    else:
-        parts.append(report.to_markdown())
-    parts.append(f"The finetuned model is in {output!r}.")
-    data = {"output": output, "report": None if report is None else report.to_dict()}
+def _show_model(output: str, engine: Any, *, as_json: bool) -> None:
+    report = engine.report
+    parts = [
+        f"{engine.summary} Without --val there is no table of before and after."
+        if report is None
+        else report.to_markdown(),
+        f"The finetuned model is in {output!r}.",
+    ]
+    data = {
+        "output": output,
+        "summary": engine.summary,
+        "report": None if report is None else report.to_dict(),
+    }
     show("\n\n".join(part.strip() for part in parts), data, as_json=as_json)

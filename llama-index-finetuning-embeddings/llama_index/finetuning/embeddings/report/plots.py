@@ -253,6 +253,8 @@ def _shortened(names: Sequence[str]) -> dict[str, str]:
 
 
 def _without_middle(name: str) -> str:
+    # Half of a surrogate pair, as in the name of a folder in no known encoding, can't be drawn.
+    name = name.encode(errors="backslashreplace").decode()
     if len(name) <= _LONGEST_NAME:
         return name
     half = (_LONGEST_NAME - 1) // 2

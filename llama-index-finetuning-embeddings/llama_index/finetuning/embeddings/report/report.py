@@ -75,7 +75,9 @@ class RetrievalReport:
     @property
     def note(self) -> str:
         """What to bear in mind when reading the report; may be empty."""
-        return _CHOSEN_HERE if self.chosen_here and self.comparison.differences else ""
+        came_of_it = "" if self.training is None else self.training.summary
+        chosen = _CHOSEN_HERE if self.chosen_here and self.comparison.differences else ""
+        return " ".join(part for part in (came_of_it, chosen) if part)
 
     def with_training(
         self, source: str | os.PathLike[str] | Mapping[str, Any]

@@ -16,11 +16,13 @@ class TrainingCurve:
 
     Attributes:
         loss: The training loss.
-        metric: The main metric on the validation set; step 0 is the untouched base.
+        metric: The main metric on the validation set; step 0 is what the run began with.
+        summary: What came of the run, in words; may be empty.
     """
 
     loss: list[tuple[int, float]]
     metric: list[tuple[int, float]]
+    summary: str = ""
 
 
 def training_curve(
@@ -62,7 +64,11 @@ def _curve(manifest: Mapping[str, Any], metric: str) -> TrainingCurve:
     }
     if metric in before and scores:
         scores = {0: float(before[metric]), **scores}
-    return TrainingCurve(loss=sorted(loss.items()), metric=sorted(scores.items()))
+    return TrainingCurve(
+        loss=sorted(loss.items()),
+        metric=sorted(scores.items()),
+        summary=str(manifest.get("summary") or ""),
+    )
 
 
 def _read(path: Path) -> dict[str, Any]:

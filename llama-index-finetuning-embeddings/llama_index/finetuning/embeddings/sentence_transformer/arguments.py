@@ -88,7 +88,7 @@ def check_arguments(
     if not isinstance(model_kwargs, Mapping | None):
         raise ConfigurationError(f"'model_kwargs' must be a mapping (got {model_kwargs!r}).")
     if matryoshka_dims is not None:
-        if not isinstance(matryoshka_dims, Iterable):
+        if isinstance(matryoshka_dims, str) or not isinstance(matryoshka_dims, Iterable):
             raise ConfigurationError(
                 f"'matryoshka_dims' must be a list of dimensions (got {matryoshka_dims!r})."
             )

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from llama_index.finetuning.embeddings.sentence_transformer import upstream
+from llama_index.finetuning.embeddings import upstream
 
 # The dropout of attention probabilities, by the names that Hugging Face models give it; the
 # dropout behind an attention layer ("attention.output.dropout") is another and stays.

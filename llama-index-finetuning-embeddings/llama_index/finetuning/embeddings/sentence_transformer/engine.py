@@ -4,18 +4,16 @@ import contextlib
 import logging
 import os
 import tempfile
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from llama_index.core.base.embeddings.base import BaseEmbedding
-from llama_index.embeddings.huggingface.utils import get_query_instruct_for_model_name
 from sentence_transformers import SentenceTransformer
 from sentence_transformers import SentenceTransformerTrainingArguments as TrainingArguments
-from transformers import PrinterCallback, ProgressCallback, TrainerCallback
+from transformers import TrainerCallback
 
+from llama_index.finetuning.embeddings import upstream
 from llama_index.finetuning.embeddings.base import BaseFinetuningEngine
 from llama_index.finetuning.embeddings.dataset import (
     EmbeddingQAFinetuneDataset,
@@ -23,7 +21,6 @@ from llama_index.finetuning.embeddings.dataset import (
     warn_of_shared_queries,
 )
 from llama_index.finetuning.embeddings.description import token_lengths
-from llama_index.finetuning.embeddings.encoding.calls import module_dimension
 from llama_index.finetuning.embeddings.errors import (
     ConfigurationError,
     DatasetError,
@@ -32,89 +29,52 @@ from llama_index.finetuning.embeddings.errors import (
 from llama_index.finetuning.embeddings.evaluation.evaluate import RetrievalResult
 from llama_index.finetuning.embeddings.files import check_apart, output_lock, work_folder
 from llama_index.finetuning.embeddings.manifest import describe_run
-from llama_index.finetuning.embeddings.model_folder import SIDES, has_two_sides, open_model
+from llama_index.finetuning.embeddings.model_folder import open_model
 from llama_index.finetuning.embeddings.report import RetrievalReport, report_from_results
-from llama_index.finetuning.embeddings.sentence_transformer import (
-    distributed,
-    lora,
-    saving,
-    upstream,
-)
+from llama_index.finetuning.embeddings.sentence_transformer import distributed, lora, saving
 from llama_index.finetuning.embeddings.sentence_transformer.arguments import (
     check_arguments,
     check_places,
     checkpoint_folder,
 )
-from llama_index.finetuning.embeddings.sentence_transformer.attention import fused_attention
-from llama_index.finetuning.embeddings.sentence_transformer.fingerprint import fingerprint
-from llama_index.finetuning.embeddings.sentence_transformer.frozen_layers import frozen_first_layers
+from llama_index.finetuning.embeddings.sentence_transformer.evaluator import (
+    METRIC,
+    RetrievalEvaluator,
+)
 from llama_index.finetuning.embeddings.sentence_transformer.length import (
     check_max_seq_length,
     choose_max_seq_length,
     set_max_seq_length,
 )
-from llama_index.finetuning.embeddings.sentence_transformer.loading import load_sentence_transformer
-from llama_index.finetuning.embeddings.sentence_transformer.losses import bind
+from llama_index.finetuning.embeddings.sentence_transformer.loading import (
+    check_embeds_documents,
+    check_trainable,
+    load_sentence_transformer,
+    warn_of_prompts,
+)
 from llama_index.finetuning.embeddings.sentence_transformer.precision import (
     choose_precision,
     limit_kernel_caches,
 )
 from llama_index.finetuning.embeddings.sentence_transformer.randomness import seeded
 from llama_index.finetuning.embeddings.sentence_transformer.rows import training_pairs
+from llama_index.finetuning.embeddings.sentence_transformer.run import Outcome, Run, finite
 from llama_index.finetuning.embeddings.sentence_transformer.task import Task, build_task
-from llama_index.finetuning.embeddings.sentence_transformer.training import (
-    BestModel,
-    CheckpointSeal,
-    Progress,
-    SavedWeights,
-    Trainer,
-    clear_best,
-    last_checkpoint,
-    planned_steps,
-    unseal,
-)
 from llama_index.finetuning.embeddings.sentence_transformer.training_args import (
     LORA_RATES,
     changed_fields,
     default_learning_rate,
     merge_training_args,
-    what_shapes_weights,
+    precision_of,
 )
-from llama_index.finetuning.embeddings.sentence_transformer.validation import (
-    METRIC,
-    RetrievalEvaluator,
-)
-from llama_index.finetuning.embeddings.sentence_transformer.whitening import whitened
 from llama_index.finetuning.embeddings.trust import check_names_no_code
 
 logger = logging.getLogger(__name__)
 
-BASE_STEP = 0
 # By experiment, see benchmarks/RESULTS.md.
 _QUERY_LEARNING_RATE = 2e-5
 _QUERIES_PER_DOCUMENT = 4
 _EVAL_BATCH_SIZE = 32  # what sentence-transformers evaluates with
-_NO_INSTRUCTION = (
-    "HuggingFaceEmbedding puts an instruction before each query of %r; this training does not, so "
-    "that base and result are without it. To train, score and serve with it, pass query_prompt=%r"
-)
-_NO_PROMPTS = (
-    "The folder of %r names prompts (query: %r, document: %r), which HuggingFaceEmbedding does not "
-    "use and this training does not either: base and result are without them. To train, score and "
-    "serve with them, pass query_prompt=%r and text_prompt=%r"
-)
-_BASE_KEPT = (
-    "No step of the training beat the base's nDCG@10 of %.4f on the validation set: the base is "
-    "handed back unchanged."
-)
-_ONLY_WHITENED = (
-    "No step of the training scored better on the validation set than the weights that it started "
-    "from with the queries whitened: these are handed back, at nDCG@10 %.4f."
-)
-_START_KEPT = (
-    "No step of this training beat the nDCG@10 of %.4f that the earlier one had reached on the "
-    "validation set: its weights are handed back."
-)
 _CHANGED = (
     "'dataset' or 'val_dataset' was changed after the engine was made, which had laid out its "
     "training by then. Make a new engine."
@@ -232,7 +192,7 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
         seed: int = 42,
     ) -> None:
         self.callbacks = list(callbacks or [])
-        if isinstance(matryoshka_dims, Iterable):
+        if isinstance(matryoshka_dims, Iterable) and not isinstance(matryoshka_dims, str):
             matryoshka_dims = list(matryoshka_dims)
         dataset = require_dataset(dataset, name="dataset")
         if val_dataset is not None:
@@ -305,7 +265,7 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
                 name="model_output_path",
                 reason="with train='query' the base goes on embedding the documents.",
             )
-            self._check_documents_side()
+            check_embeds_documents(self.model_id)
         use_cpu = str(device or upstream.default_device()).startswith("cpu")
         usual = self._default_training_args("unused", precision="fp32", use_cpu=use_cpu)
         merge_training_args(usual, training_args, {})
@@ -313,18 +273,28 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
         if use_cpu:
             limit_kernel_caches()
         self.model = self._load_model(self.model_id)
-        self._warn_of_prompts(query_prompt, text_prompt)
+        # The folder's own prompts go: the LlamaIndex wrapper never uses them, so neither do we.
+        own_prompts = dict(self.model.prompts)
+        self._set_prompts(self.model)
+        check_trainable(self.model, self.model_id)
+        warn_of_prompts(
+            self.model_id, own_prompts, query_prompt=query_prompt, text_prompt=text_prompt
+        )
+        choose_precision(precision, self.model.device)
         if isinstance(max_seq_length, int):
             check_max_seq_length(self.model, max_seq_length)
+            if train == "both":
+                # Asked for in any case, and so for what the base is measured at as well.
+                set_max_seq_length(self.model, max_seq_length)
         with seeded(seed):
             self._add_adapter()
             self._task = self._build_task(loss)
         self.loss = self._task.loss
         self.report: RetrievalReport | None = None
+        self.summary = ""
         self._base_result: RetrievalResult | None = None
         self._has_moved = False
-        self._whitening: torch.Tensor | None = None
-        self._laid_out = self._fingerprints()
+        self._laid_out = self._data_fingerprints()
         self.evaluator = (
             None
             if val_dataset is None
@@ -335,15 +305,6 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
                 frozen_documents=train == "query",
             )
         )
-
-    def _check_documents_side(self) -> None:
-        folder = Path(self.model_id).resolve()
-        if folder.name == SIDES[0] and has_two_sides(folder.parent):
-            raise ConfigurationError(
-                f"'model_id' must be the model that embeds the documents (got {self.model_id!r}, "
-                "which was tuned for queries alone: an index that it stands before was embedded "
-                f"with {str(folder.with_name(SIDES[1]))!r}). Give that one."
-            )
 
     def _load_model(self, place: str) -> SentenceTransformer:
         backend = self.model_kwargs.pop("backend", "torch")
@@ -358,44 +319,19 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
             device=distributed.own_device(self.device),
             model_kwargs=self.model_kwargs or None,
         )
-        # The folder's own prompts go: the LlamaIndex wrapper never uses them, so neither do we.
-        self._folder_prompts = dict(model.prompts)
+        if not {"dtype", "torch_dtype"} & self.model_kwargs.keys():
+            model.float()
+        return model
+
+    def _set_prompts(self, model: SentenceTransformer) -> None:
         model.prompts = {
             "query": self.query_prompt,
             "document": self.text_prompt,
             "text": self.text_prompt,
         }
         model.default_prompt_name = None
-        if not {"dtype", "torch_dtype"} & self.model_kwargs.keys():
-            model.float()
-        if any(isinstance(module, upstream.router()) for module in model.children()):
-            raise ConfigurationError(
-                f"'model_id' must be one model (got {self.model_id!r}, a Router with one for "
-                "queries and one for documents). Give one of the two; before an index that is to "
-                f"stay, its folder {SIDES[1]!r}, with train='query'."
-            )
-        if not any(weights.requires_grad for weights in model.parameters()):
-            raise ConfigurationError(
-                f"'model_id' must have weights to train (got {self.model_id!r}, where all "
-                "are frozen). Merge an adapter into its model first."
-            )
-        return model
 
-    def _warn_of_prompts(self, query_prompt: str | None, text_prompt: str | None) -> None:
-        """Say where a model was made for prompts that this training is without."""
-        instruction = get_query_instruct_for_model_name(self.model_id)
-        if query_prompt is None and instruction:
-            logger.warning(_NO_INSTRUCTION, self.model_id, instruction)
-            return
-        names = (("query",), ("document", "passage"))
-        found = [
-            next((p for name in side if (p := self._folder_prompts.get(name))), "")
-            for side in names
-        ]
-        if query_prompt is None and text_prompt is None and any(found):
-            logger.warning(_NO_PROMPTS, self.model_id, *found, *found)
-
-    def _fingerprints(self) -> list[str]:
+    def _data_fingerprints(self) -> list[str]:
         return [one.fingerprint() for one in (self.dataset, self.val_dataset) if one is not None]
 
     def _add_adapter(self) -> None:
@@ -404,17 +340,6 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
             lora.add_adapter(self.model, self.peft_config)
 
     def _build_task(self, loss: Any) -> Task:
-        dim = module_dimension(self.model)
-        dims = None
-        if self.matryoshka_dims is not None:
-            whole = [] if dim is None else [dim]
-            dims = sorted({*self.matryoshka_dims, *whole}, reverse=True)
-        for wanted in dims or ():
-            if dim is not None and wanted > dim:
-                raise ConfigurationError(
-                    f"'matryoshka_dims' must not exceed the model's {dim} dimensions "
-                    f"(got {wanted})."
-                )
         return build_task(
             self.dataset,
             self.model,
@@ -422,18 +347,12 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
             loss=loss,
             batching=self.batching,
             use_all_docs=self.use_all_docs,
-            matryoshka_dims=dims,
+            matryoshka_dims=self.matryoshka_dims,
             query_prompt=self.query_prompt,
             text_prompt=self.text_prompt,
-            whiten_queries=self._may_whiten(),
+            whiten_queries=self.whiten_queries,
             seed=self.seed,
         )
-
-    def _may_whiten(self) -> bool:
-        # A prefix of whitened vectors would hold what belongs to the other dimensions. A Router
-        # loads each of its modules by itself, and a matrix in fp32 even behind half precision.
-        in_full = next(self.model.parameters()).dtype == torch.float32
-        return self.whiten_queries and self.matryoshka_dims is None and in_full
 
     def _default_training_args(
         self, output_dir: str, *, precision: str, use_cpu: bool
@@ -476,9 +395,9 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
         call before. A call that fails or is interrupted before it begins to save puts them back;
         where the model can't be written, ``engine.model.save(path)`` writes its weights elsewhere.
 
-        With a validation set the base, as it was before the first call, is compared with the
-        result, query by query: the table is logged, kept as ``report`` and in the model card, and
-        written as ``report.html``.
+        What came of it is logged and kept as ``summary``. With a validation set the base, as it
+        was before the first call, is compared with the result, query by query: the table is logged,
+        kept as ``report`` and in the model card, and written as ``report.html``.
 
         Args:
             **train_kwargs: Fields of ``SentenceTransformerTrainingArguments`` for this call, over
@@ -491,7 +410,7 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
             OutputError: The output can't be written, or another run is writing it.
             TrainingError: The loss or the weights are no longer finite.
         """
-        if self._fingerprints() != self._laid_out:
+        if self._data_fingerprints() != self._laid_out:
             raise DatasetError(_CHANGED)
         output = Path(self.model_output_path)
         check_places(output, self.checkpoint_path)
@@ -510,61 +429,32 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
             if device.type == "cuda" and distributed.world_size() == 1:
                 # Else upstream spreads the batch over all GPUs, and multiplies it.
                 args._n_gpu = 1
-            started = time.perf_counter()
             self._add_adapter()
-            own_length = self.model.max_seq_length
-            if self.evaluator is not None:
-                self.evaluator.batch_size = args.per_device_eval_batch_size
-            start = SavedWeights(self.model, folder / "start.safetensors")
-            start.save()
+            run = Run(
+                self.model,
+                self._task,
+                args,
+                folder,
+                loss=self.loss,
+                evaluator=self.evaluator,
+                choose_length=self._choose_length,
+                identity={
+                    "model_id": self.model_id,
+                    "datasets": self._laid_out,
+                    "use_all_docs": self.use_all_docs,
+                    "prompts": [self.query_prompt, self.text_prompt],
+                    "peft_config": self.peft_config,
+                },
+                keeps_checkpoints=self.save_checkpoints,
+                resume=self.resume_from_checkpoint,
+                patience=self.early_stopping_patience,
+                callbacks=self.callbacks,
+            )
+            outcome = run.outcome()
             try:
-                if self.train == "both" and isinstance(self.max_seq_length, int):
-                    # Asked for in any case, and so for what the base is measured at as well.
-                    set_max_seq_length(self.model, self.max_seq_length)
-                start_length = self.model.max_seq_length
-                held = None if self.evaluator is None else self.evaluator.evaluate(self.model)
-                if self._base_result is None:
-                    self._base_result = held
-                self._encode_frozen_documents(precision)
-                start_whitened = self._whitened_result()
-                self._set_max_seq_length()
-                phases = {"evaluate base": time.perf_counter() - started}
-                started = time.perf_counter()
-                trainer, best = self._train(folder, args, held, start)
-                phases["train"] = time.perf_counter() - started
-                best_step, result = trainer.state.global_step, held
-                if best is not None and held is not None and self.evaluator is not None:
-                    best.restore()
-                    best_step, result = best.step, self.evaluator.evaluate(self.model)
-                    # In training the steps were scored in half precision, the base was not.
-                    if best_step == BASE_STEP or _ndcg(result) <= _ndcg(held):
-                        start.restore()
-                        set_max_seq_length(self.model, start_length)
-                        best_step, result = BASE_STEP, held
-                else:
-                    trainer.check_weights()
-                unmoved = best_step == BASE_STEP
-                result = self._settle_whitening(
-                    result, start_whitened if unmoved else self._whitened_result()
-                )
-                # Steps are chosen without the matrix, and the start may gain more by it.
-                if result and start_whitened and _ndcg(result) < _ndcg(start_whitened):
-                    start.restore()
-                    set_max_seq_length(self.model, start_length)
-                    best_step, result = BASE_STEP, self._settle_whitening(held, start_whitened)
-            except BaseException:
-                # The others of several processes may be gone, so that each reads for itself.
-                if start.path.is_file():
-                    start.restore_here()
-                set_max_seq_length(self.model, own_length)
-                raise
-            finally:
-                if distributed.is_main():
-                    start.path.unlink(missing_ok=True)
-            try:
-                self._save(output, trainer, best_step, result, phases)
+                self._save(output, outcome, args)
             except OutputError as error:
-                unsaved = "" if self._whitening is None else ", without the matrix that whitens,"
+                unsaved = "" if outcome.whitening is None else ", without the matrix that whitens,"
                 raise OutputError(
                     f"{error} The engine holds the trained weights: engine.model.save(path) writes "
                     f"them{unsaved} elsewhere, and a further finetune() trains on from them."
@@ -596,180 +486,69 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
         with work_folder(Path(self.model_output_path)) as folder:
             yield folder
 
-    def _encode_frozen_documents(self, precision: str) -> None:
-        if self._task.frozen_documents is not None:
-            halves = {"bf16": torch.bfloat16, "fp16": torch.float16}
-            known = {} if self.evaluator is None else self.evaluator.document_vectors()
-            self._task.frozen_documents.encode(self.model, halves.get(precision), known)
-
-    def _settle_whitening(
-        self, result: RetrievalResult | None, other: RetrievalResult | None
-    ) -> RetrievalResult | None:
-        """Decide whether the queries are whitened, and return the result that goes with that.
-
-        Args:
-            result: Of the present weights.
-            other: Of the same weights with whitened queries; None where it can't be known.
-        """
-        documents = self._task.frozen_documents
-        self._whitening = None if documents is None else documents.whitening
-        if other is None or result is None:
-            return result
-        if _ndcg(other) > _ndcg(result):
-            return other
-        self._whitening = None
-        return result
-
-    def _whitened_result(self) -> RetrievalResult | None:
-        """Evaluate the present weights with their queries whitened, if they can be."""
-        documents = self._task.frozen_documents
-        matrix = None if documents is None else documents.whitening
-        if matrix is None or self.evaluator is None:
+    def _choose_length(self) -> int | None:
+        """Return the tokens of a text to train at, None where nothing is to be set."""
+        if self.max_seq_length != "auto":
+            return None if self.max_seq_length is None else int(self.max_seq_length)
+        if self.train == "query":
             return None
-        with whitened(self.model, matrix):
-            return self.evaluator.evaluate(self.model)
+        pairs = training_pairs(self.dataset, use_all_docs=self.use_all_docs)
+        documents = dict.fromkeys(docid for _, docid in pairs)
+        texts = [self.text_prompt + self.dataset.corpus[docid] for docid in documents]
+        return choose_max_seq_length(self.model, lambda: token_lengths(texts, self.model))
 
-    def _set_max_seq_length(self) -> None:
-        chosen = self.max_seq_length
-        if chosen == "auto" and self.train == "query":
-            return
-        if chosen == "auto":
-            prefix = self.text_prompt
-            pairs = training_pairs(self.dataset, use_all_docs=self.use_all_docs)
-            documents = dict.fromkeys(docid for _, docid in pairs)
-            texts = [prefix + self.dataset.corpus[docid] for docid in documents]
-            chosen = choose_max_seq_length(self.model, lambda: token_lengths(texts, self.model))
-        if chosen is not None:
-            set_max_seq_length(self.model, int(chosen))
-
-    def _train(
-        self,
-        folder: Path,
-        args: TrainingArguments,
-        held: RetrievalResult | None,
-        start: SavedWeights,
-    ) -> tuple[Trainer, BestModel | None]:
-        run_hash = self._fingerprint(args, start)
-        bind(self.loss, self.model)
-        checkpoint = None
-        if self.resume_from_checkpoint:
-            # All processes go on from the same step; one that lacks the folder fails aloud.
-            found = distributed.from_main(lambda: last_checkpoint(folder, run_hash, args))
-            checkpoint = None if found is None else folder / found.name
-            logger.info("Resuming from %s", checkpoint or "the start: there is no checkpoint")
-        best_folder = folder / "best"
-        if checkpoint is not None and distributed.is_main():
-            # A longer run may have gone on from it.
-            clear_best(best_folder, beyond=planned_steps(checkpoint, args))
-        if checkpoint is None and distributed.is_main():
-            # Earlier checkpoints would be taken for this run's. Nor can they be gone on from
-            # without the best weights beside them.
-            if self.save_checkpoints or best_folder.is_dir():
-                unseal(folder)
-            clear_best(best_folder)
-        best = None
-        callbacks = [CheckpointSeal(run_hash), *self.callbacks]
-        if held is not None:
-            best = BestModel(
-                self.model, best_folder, run_hash, patience=self.early_stopping_patience
-            )
-            best.offer(_ndcg(held), BASE_STEP)
-            callbacks.append(best)
-        args.prompts = self._task.prompts
-        trainer = Trainer(
-            batch_sampler=self._task.batch_sampler,
-            model=self.model,
-            args=args,
-            train_dataset=self._task.rows,
-            loss=self.loss,
-            evaluator=self.evaluator,
-            data_collator=self._task.collator,
-            callbacks=callbacks,
-        )
-        # Without a progress bar transformers would print every log line to standard output.
-        trainer.remove_callback(PrinterCallback)
-        if trainer.pop_callback(ProgressCallback) is not None:
-            trainer.add_callback(Progress)
-        try:
-            with fused_attention(self.model), self._kept_layers():
-                trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
-            if best is not None and best.last_step != trainer.state.global_step:
-                trainer.evaluate()
-        finally:
-            # Mixed precision wraps the model's forward; what comes back must compute in fp32.
-            trainer.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
-        return trainer, best
-
-    def _kept_layers(self) -> contextlib.AbstractContextManager[None]:
-        only_queries = self.train == "query"
-        return frozen_first_layers(self.model) if only_queries else contextlib.nullcontext()
-
-    def _fingerprint(self, args: TrainingArguments, start: SavedWeights) -> str:
-        """Return what makes two runs the same, so that only checkpoints of this one are resumed."""
-        return fingerprint(
-            model_id=self.model_id,
-            # Reading gigabytes of weights pays only where checkpoints are there to be resumed.
-            weights=None if self.checkpoint_path is None else start.digest(),
-            datasets=self._laid_out,
-            use_all_docs=self.use_all_docs,
-            batching=self._task.batching,
-            prompts=[self.query_prompt, self.text_prompt],
-            max_seq_length=_finite(self.model.max_seq_length),
-            loss=self.loss,
-            peft_config=self.peft_config,
-            training_args=what_shapes_weights(args),
-        )
-
-    def _save(
-        self,
-        output: Path,
-        trainer: Trainer,
-        best_step: int,
-        result: RetrievalResult | None,
-        phases: dict[str, float],
-    ) -> None:
+    def _save(self, output: Path, outcome: Outcome, args: TrainingArguments) -> None:
+        if self._base_result is None:
+            self._base_result = outcome.before
+        base, after = self._base_result, outcome.after
+        start = "the model of the earlier run" if self._has_moved else "the base"
+        self.summary = outcome.summary(base, start=start)
+        logger.log(logging.WARNING if outcome.is_start else logging.INFO, self.summary)
+        self._has_moved |= not outcome.is_start
         metrics: dict[str, Any] = {}
-        report = None
-        base = self._base_result
-        if base and result and self.val_dataset:
-            metrics = {"before": base.metrics, "after": result.metrics, "best_step": best_step}
-            if best_step == BASE_STEP:
-                kept = _START_KEPT if self._has_moved else _BASE_KEPT
-                logger.warning(kept if self._whitening is None else _ONLY_WHITENED, _ndcg(result))
+        if base and after:
+            metrics = {"before": base.metrics, "after": after.metrics, "best_step": outcome.step}
+        facts = describe_run(
+            engine=type(self).__name__,
+            parameters=self._parameters(args, outcome),
+            seed=self.seed,
+            dataset=self.dataset,
+            val_dataset=self.val_dataset,
+            seconds=outcome.seconds,
+            metrics=metrics,
+            base_model=self.model_id,
+            prompts={"query": self.query_prompt, "text": self.text_prompt},
+            max_seq_length=finite(self.model.max_seq_length),
+            summary=self.summary,
+            training_log=outcome.log,
+        )
+        self.report = None
+        if base and after and self.val_dataset:
             report = report_from_results(
-                {"base": base, "finetuned": result},
+                {"base": base, "finetuned": after},
                 self.val_dataset,
                 seed=self.seed,
                 chosen_here=True,
             )
-            logger.info("On the validation set:\n%s", report.to_markdown())
-        self._has_moved |= best_step != BASE_STEP
-        facts = describe_run(
-            engine=type(self).__name__,
-            parameters=self._parameters(trainer.args),
-            seed=self.seed,
-            dataset=self.dataset,
-            val_dataset=self.val_dataset,
-            seconds=phases,
-            metrics=metrics,
-            base_model=self.model_id,
-            prompts={"query": self.query_prompt, "text": self.text_prompt},
-            max_seq_length=_finite(self.model.max_seq_length),
-            training_log=trainer.state.log_history,
-        )
-        self.report = None if report is None else report.with_training(facts)
+            self.report = report.with_training(facts)
+            logger.info("On the validation set:\n%s", self.report.to_markdown())
         if distributed.is_main():
             saving.save_model(
                 self.model,
                 output,
                 facts=facts,
                 report=self.report,
-                document_model=self._load_model(self._source) if self.train == "query" else None,
-                whitening=self._whitening,
+                document_model=self._load_document_model() if self.train == "query" else None,
+                whitening=outcome.whitening,
             )
         distributed.barrier()
 
-    def _parameters(self, args: TrainingArguments) -> dict[str, Any]:
+    def _load_document_model(self) -> SentenceTransformer:
+        model = self._load_model(self._source)
+        self._set_prompts(model)
+        return model
+
+    def _parameters(self, args: TrainingArguments, outcome: Outcome) -> dict[str, Any]:
         plain = args.to_dict()
         return {
             "model_id": self.model_id,
@@ -778,9 +557,9 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
             "batch_size": args.per_device_train_batch_size,
             "epochs": args.num_train_epochs,
             "learning_rate": args.learning_rate,
-            "precision": "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32",
+            "precision": precision_of(args),
             "train": self.train,
-            "whiten_queries": self._whitening is not None,
+            "whiten_queries": outcome.whitening is not None,
             "use_all_docs": self.use_all_docs,
             "matryoshka_dims": list(self.matryoshka_dims) if self.matryoshka_dims else None,
             "peft_config": self.peft_config and self.peft_config.to_dict(),
@@ -830,11 +609,3 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
             ModelFolderError: ``finetune()`` has not written a model yet.
         """
         return saving.push_to_hub(Path(self.model_output_path), repo_id, **kwargs)
-
-
-def _ndcg(result: RetrievalResult) -> float:
-    return result.metrics["ndcg@10"]
-
-
-def _finite(length: float | None) -> int | None:
-    return None if length is None or length == float("inf") else int(length)

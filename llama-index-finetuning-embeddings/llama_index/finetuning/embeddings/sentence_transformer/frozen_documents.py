@@ -9,9 +9,9 @@ import torch
 from sentence_transformers import SentenceTransformer
 from torch import Tensor
 
+from llama_index.finetuning.embeddings import upstream
 from llama_index.finetuning.embeddings.dataset import EmbeddingQAFinetuneDataset
 from llama_index.finetuning.embeddings.relevance import RelevanceIndex
-from llama_index.finetuning.embeddings.sentence_transformer import upstream
 from llama_index.finetuning.embeddings.sentence_transformer.by_document import (
     MASKED,
     NEGATIVE,

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from sentence_transformers import SentenceTransformer
 from torch import nn
 
-from llama_index.finetuning.embeddings.sentence_transformer import lora, upstream
+from llama_index.finetuning.embeddings import upstream
+from llama_index.finetuning.embeddings.sentence_transformer import lora
 
 # One layer of so many is kept. By experiment, see benchmarks/RESULTS.md.
 _KEPT = 3

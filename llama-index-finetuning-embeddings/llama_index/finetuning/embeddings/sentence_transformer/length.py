@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 from torch import nn
 
+from llama_index.finetuning.embeddings import upstream
 from llama_index.finetuning.embeddings.errors import ConfigurationError
-from llama_index.finetuning.embeddings.sentence_transformer import upstream
 
 logger = logging.getLogger(__name__)
 
@@ -52,10 +52,10 @@ def choose_max_seq_length(
 
 
 def check_max_seq_length(model: SentenceTransformer, length: int) -> None:
-    """Make sure that a model's positions reach a length.
+    """Make sure that a model can be told a length, and that its positions reach it.
 
     Raises:
-        ConfigurationError: They don't.
+        ConfigurationError: It can't, or they don't.
     """
     limit = position_limit(model)
     if limit is not None and length > limit:
@@ -63,6 +63,9 @@ def check_max_seq_length(model: SentenceTransformer, length: int) -> None:
             f"'max_seq_length' must not exceed the {limit} positions of the model (got {length}). "
             "Use 'auto' or a smaller number."
         )
+    own = model.max_seq_length
+    set_max_seq_length(model, length)
+    set_max_seq_length(model, own)
 
 
 def set_max_seq_length(model: SentenceTransformer, length: float | None) -> None:

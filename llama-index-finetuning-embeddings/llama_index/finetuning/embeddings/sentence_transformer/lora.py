@@ -8,8 +8,8 @@ from typing import Any
 from sentence_transformers import SentenceTransformer
 from torch import nn
 
+from llama_index.finetuning.embeddings import upstream
 from llama_index.finetuning.embeddings.errors import ConfigurationError, require
-from llama_index.finetuning.embeddings.sentence_transformer import upstream
 
 ADAPTER_FOLDER = "peft_adapter"
 

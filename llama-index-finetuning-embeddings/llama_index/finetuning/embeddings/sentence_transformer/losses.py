@@ -7,8 +7,8 @@ from typing import Any, Literal, cast
 from sentence_transformers import SentenceTransformer
 from torch import nn
 
+from llama_index.finetuning.embeddings import upstream
 from llama_index.finetuning.embeddings.errors import ConfigurationError
-from llama_index.finetuning.embeddings.sentence_transformer import upstream
 
 Loss = nn.Module | type[nn.Module] | Callable[[SentenceTransformer], nn.Module]
 

@@ -8,6 +8,7 @@ from typing import Any
 from sentence_transformers import SentenceTransformer
 from torch import Tensor
 
+from llama_index.finetuning.embeddings import upstream
 from llama_index.finetuning.embeddings.errors import ModelFolderError
 from llama_index.finetuning.embeddings.files import (
     atomic_folder,
@@ -17,7 +18,7 @@ from llama_index.finetuning.embeddings.files import (
 from llama_index.finetuning.embeddings.manifest import public_name, write_manifest
 from llama_index.finetuning.embeddings.model_folder import MODULES, ROUTER, SIDES, is_model
 from llama_index.finetuning.embeddings.report import RetrievalReport
-from llama_index.finetuning.embeddings.sentence_transformer import lora, upstream
+from llama_index.finetuning.embeddings.sentence_transformer import lora
 from llama_index.finetuning.embeddings.sentence_transformer.whitening import whitened
 
 _REPORT = "report.html"
@@ -87,7 +88,7 @@ def save_merged(
     Raises:
         OutputError: The folder can't be written; what stood there is unchanged.
     """
-    known = {name: value for name, value in facts.items() if name != "metrics"}
+    known = {name: value for name, value in facts.items() if name not in ("metrics", "summary")}
     with atomic_folder(path) as folder:
         _write_model(folder, model, document_model)
         name, share = public_name(merged["base_model"]), merged["weight"]
@@ -151,9 +152,7 @@ def _model_card(facts: Mapping[str, Any], report: RetrievalReport | None) -> str
         "",
         "## Evaluation",
         "",
-        "No validation set was given, so nothing is known about its quality."
-        if report is None
-        else report.to_markdown(),
+        facts["summary"] if report is None else report.to_markdown(),
         "",
         "## Parameters",
         "",

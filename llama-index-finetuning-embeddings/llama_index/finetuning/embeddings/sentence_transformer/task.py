@@ -6,14 +6,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from datasets import Dataset
 from sentence_transformers import SentenceTransformer
 from sentence_transformers import SentenceTransformerTrainingArguments as TrainingArguments
 from torch import nn
 
+from llama_index.finetuning.embeddings import upstream
 from llama_index.finetuning.embeddings.dataset import EmbeddingQAFinetuneDataset
+from llama_index.finetuning.embeddings.encoding.calls import module_dimension
 from llama_index.finetuning.embeddings.errors import ConfigurationError, DatasetError
-from llama_index.finetuning.embeddings.sentence_transformer import distributed, rows, upstream
+from llama_index.finetuning.embeddings.sentence_transformer import distributed, rows
 from llama_index.finetuning.embeddings.sentence_transformer.batching import (
     FalseNegativeFreeBatchSampler,
 )
@@ -106,9 +109,12 @@ def build_task(
     """Choose the batching and lay out rows, collator and loss for it.
 
     Raises:
-        ConfigurationError: The loss can't be trained by document, or not on this data.
+        ConfigurationError: The loss can't be trained by document, or not on this data, or the
+            model has fewer dimensions than are asked for.
     """
     ranking = plain_ranking(loss)
+    if matryoshka_dims is not None:
+        matryoshka_dims = _with_whole(matryoshka_dims, model)
     if train == "query":
         if ranking is None or (loss is not None and ranking.symmetric):
             raise ConfigurationError(
@@ -123,7 +129,9 @@ def build_task(
             use_all_docs=use_all_docs,
             query_prompt=query_prompt,
             text_prompt=text_prompt,
-            whiten=whiten_queries,
+            # A prefix of whitened vectors would hold what belongs to the other dimensions. A Router
+            # loads each of its modules by itself, and a matrix in fp32 even behind half precision.
+            whiten=whiten_queries and matryoshka_dims is None and _is_in_fp32(model),
             seed=seed,
         )
     if batching == "by_document" and ranking is None:
@@ -209,6 +217,20 @@ def _query_task(
         n_documents=len(documents.keys),
         frozen_documents=documents,
     )
+
+
+def _with_whole(dims: Sequence[int], model: SentenceTransformer) -> list[int]:
+    dim = module_dimension(model)
+    for wanted in sorted(dims, reverse=True):
+        if dim is not None and wanted > dim:
+            raise ConfigurationError(
+                f"'matryoshka_dims' must not exceed the model's {dim} dimensions (got {wanted})."
+            )
+    return sorted({*dims, *([] if dim is None else [dim])}, reverse=True)
+
+
+def _is_in_fp32(model: SentenceTransformer) -> bool:
+    return bool(next(model.parameters()).dtype == torch.float32)
 
 
 def _name(loss: Any) -> str:

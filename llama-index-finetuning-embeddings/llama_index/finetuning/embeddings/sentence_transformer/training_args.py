@@ -126,6 +126,7 @@ def merge_training_args(
         raise ConfigurationError(f"The training arguments are refused: {error}") from error
     for name in _AT_LEAST_ONE:
         check_integer(name, getattr(args, name), minimum=1)
+        setattr(args, name, int(getattr(args, name)))
     if backwards:
         raise ConfigurationError(f"'learning_rate' must be at least 0 (got {args.learning_rate}).")
     if nothing:
@@ -167,6 +168,11 @@ def changed_fields(given: TrainingArguments) -> dict[str, Any]:
         if field.init and field.name != "output_dir" and value != getattr(usual, field.name):
             changed[field.name] = value
     return changed
+
+
+def precision_of(args: TrainingArguments) -> str:
+    """Return ``"bf16"``, ``"fp16"`` or ``"fp32"``: what the steps are computed in."""
+    return "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32"
 
 
 def what_shapes_weights(args: TrainingArguments) -> dict[str, str]:

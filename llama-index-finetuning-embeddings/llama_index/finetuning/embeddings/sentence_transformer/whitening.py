@@ -1,33 +1,17 @@
-"""Sentence Transformers that end in a matrix, and those that whiten by one."""
+"""Sentence Transformers that whiten their vectors, for a while or for good."""
 
 import contextlib
 import copy
 from collections.abc import Iterator
 
-import torch
 from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
 
-from llama_index.finetuning.embeddings.sentence_transformer import upstream
+from llama_index.finetuning.embeddings import upstream
+from llama_index.finetuning.embeddings.linear_ending import linear_ending
 
 # What the modules of a whitening are called in a model, with a number where the name is taken.
 _NAME = "whitening"
-
-
-def linear_ending(matrix: Tensor, *, normalized: bool) -> list[nn.Module]:
-    """Return modules that multiply each vector by a matrix.
-
-    Args:
-        matrix: Shape ``(out_features, in_features)``.
-        normalized: Give the products length 1 as well.
-    """
-    modules = upstream.modules()
-    dense = modules.Dense(
-        matrix.shape[1], matrix.shape[0], bias=False, activation_function=nn.Identity()
-    )
-    with torch.no_grad():
-        dense.linear.weight.copy_(matrix)
-    return [dense, modules.Normalize()] if normalized else [dense]
 
 
 @contextlib.contextmanager

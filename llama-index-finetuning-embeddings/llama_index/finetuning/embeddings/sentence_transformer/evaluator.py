@@ -7,12 +7,13 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.util import cos_sim
 from torch import Tensor
 
+from llama_index.finetuning.embeddings import upstream
 from llama_index.finetuning.embeddings.dataset import EmbeddingQAFinetuneDataset
 from llama_index.finetuning.embeddings.evaluation.evaluate import (
     RetrievalResult,
     evaluate_rankings,
 )
-from llama_index.finetuning.embeddings.sentence_transformer import distributed, upstream
+from llama_index.finetuning.embeddings.sentence_transformer import distributed
 
 METRIC = "cosine_ndcg@10"
 
