@@ -37,6 +37,7 @@ from llama_index.finetuning.embeddings.adapter.training import ranking_loss
 from llama_index.finetuning.embeddings.adapter.vectors import (
     Rows,
     TrainingSet,
+    Vectors,
     rows_to_train_on,
 )
 from llama_index.finetuning.embeddings.adapter_embedding import adapted
@@ -114,9 +115,7 @@ def masks(rows, negatives, use=None, hidden=frozenset(), limit=10**9):
     """Return each pair with the documents that it is trained against."""
     n_documents = len(rows.document_ids)
     data = TrainingSet(
-        torch.eye(len(rows.positives), n_documents),
-        torch.eye(n_documents),
-        rows,
+        Vectors(torch.eye(len(rows.positives), n_documents), torch.eye(n_documents), rows, None),
         negatives,
         use=range(len(rows.positives)) if use is None else use,
         hidden=hidden,
@@ -215,7 +214,9 @@ def test_beyond_the_limit_negatives_are_sampled():
     rows = Rows.of(tiny_dataset(n_documents=50))
     n_documents = len(rows.document_ids)
     data = TrainingSet(
-        torch.eye(100, 50), torch.eye(50), rows, "relevant", use=range(len(rows.positives))
+        Vectors(torch.eye(100, 50), torch.eye(50), rows, None),
+        "relevant",
+        use=range(len(rows.positives)),
     )
     generator = torch.Generator().manual_seed(0)
     first = data.candidates(torch.tensor([7]), 10, generator)
@@ -232,9 +233,12 @@ def loss_of(dataset, queries, documents, **options):
     """Return the mean loss of all pairs at the identity."""
     rows = Rows.of(dataset)
     data = TrainingSet(
-        torch.tensor(queries),
-        torch.nn.functional.normalize(torch.tensor(documents), dim=1),
-        rows,
+        Vectors(
+            torch.tensor(queries),
+            torch.nn.functional.normalize(torch.tensor(documents), dim=1),
+            rows,
+            dataset,
+        ),
         "relevant",
         use=range(len(queries)),
     )
@@ -448,13 +452,15 @@ def test_unknown_options_are_named(output):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"epochs": 0}, r"'epochs' must be at least 1 \(got 0\)"),
-        ({"batch_size": -1}, r"'batch_size' must be at least 1 \(got -1\)"),
-        ({"lr": 0}, r"'lr' must be above 0 \(got 0\)"),
-        ({"lr": float("nan")}, r"'lr' must be above 0 \(got nan\)"),
+        ({"epochs": 0}, r"'epochs' must be an integer of at least 1 \(got 0\)"),
+        ({"batch_size": -1}, r"'batch_size' must be None or an integer of at least 1 \(got -1\)"),
+        ({"epochs": True}, r"'epochs' must be an integer of at least 1 \(got True\)"),
+        ({"lr": float("inf")}, r"'lr' must be above 0 and finite \(got inf\)"),
+        ({"lr": 0}, r"'lr' must be above 0 and finite \(got 0\)"),
+        ({"lr": float("nan")}, r"'lr' must be above 0 and finite \(got nan\)"),
         ({"identity_pull": -0.1}, r"'identity_pull' must be 0 or more"),
-        ({"checkpoint_save_steps": 0}, r"'checkpoint_save_steps' must be at least 1"),
-        ({"warmup_steps": -1}, r"'warmup_steps' must be at least 0"),
+        ({"checkpoint_save_steps": 0}, r"'checkpoint_save_steps' must be an integer of at least 1"),
+        ({"warmup_steps": -1}, r"'warmup_steps' must be None or an integer of at least 0"),
         ({"negatives": "all"}, r"'negatives' must be in \('relevant', .*\(got 'all'\)"),
         ({"transform": "text"}, r"'transform' must be in \('query', 'both'\)"),
         ({"val_dataset": "val.json"}, r"'val_dataset' must be an EmbeddingQAFinetuneDataset"),
@@ -466,10 +472,13 @@ def test_unknown_options_are_named(output):
         ({"adapter_model": BaseAdapter()}, r"can't be saved: BaseAdapter\.get_config_dict"),
         ({"embed_model": "local:x"}, r"'embed_model' must be .* \(got str\)"),
         ({"dataset": "train.json"}, r"'dataset' must be .* \(got str\)"),
-        ({"epochs": 2.5}, r"'epochs' must be a whole number \(got 2\.5\)"),
-        ({"batch_size": 16.0}, r"'batch_size' must be a whole number \(got 16\.0\)"),
-        ({"lr": "1e-3"}, r"'lr' must be above 0 \(got 1e-3\)"),
-        ({"identity_pull": "no"}, r"'identity_pull' must be 0 or more \(got no\)"),
+        ({"epochs": 2.5}, r"'epochs' must be an integer of at least 1 \(got 2\.5\)"),
+        (
+            {"batch_size": 16.0},
+            r"'batch_size' must be None or an integer of at least 1 \(got 16\.0\)",
+        ),
+        ({"lr": "1e-3"}, r"'lr' must be above 0 and finite \(got '1e-3'\)"),
+        ({"identity_pull": "no"}, r"'identity_pull' must be 0 or more and finite \(got 'no'\)"),
         ({"dim": 1024}, r"'dim' must be the length of the vectors of 'hash', 32 \(got 1024\)"),
         ({"dim": 0}, r"'dim' must be the length of .* \(got 0\)"),
         ({"device": "gpu"}, r"'device' must be one that torch finds here \(got 'gpu'"),

@@ -8,7 +8,7 @@ import pytest
 from fakes import tiny_dataset
 from llama_index.core import Settings
 from llama_index.core.llms import CompletionResponse, CustomLLM, LLMMetadata
-from llama_index.core.schema import TextNode
+from llama_index.embeddings.huggingface import HuggingFaceEmbedding
 
 README = Path(__file__).parents[1] / "README.md"
 MODEL = "sentence-transformers/all-MiniLM-L6-v2"
@@ -33,16 +33,18 @@ class Teacher(CustomLLM):
 def test_every_python_snippet_runs_in_order(tiny_bert_dir, tmp_path, monkeypatch):
     """A reader who copies the snippets from top to bottom meets no error.
 
-    Only `nodes` and `llm` are theirs to bring; every other name is made by a snippet before.
+    Only a folder of documents and an `llm` are theirs to bring; every other name is made by a
+    snippet before.
     """
     pytest.importorskip("matplotlib")
     monkeypatch.chdir(tmp_path)
     before = Settings._embed_model
-    dataset = tiny_dataset(20, 1)
-    nodes = [TextNode(id_=docid, text=text) for docid, text in dataset.corpus.items()]
-    names = {"nodes": nodes, "llm": Teacher()}
+    Path("docs").mkdir()
+    for docid, text in tiny_dataset(20, 1).corpus.items():
+        (Path("docs") / f"{docid}.txt").write_text(text)
+    names = {"llm": Teacher()}
     text = README.read_text("utf-8")
-    assert all(f"`{name}`" in text.partition("```python")[0] for name in names)
+    assert "`llm`" in text.partition("```python")[0]
     snippets = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     assert len(snippets) >= 5
     try:
@@ -50,7 +52,12 @@ def test_every_python_snippet_runs_in_order(tiny_bert_dir, tmp_path, monkeypatch
             exec(snippet.replace(MODEL, str(tiny_bert_dir)), names)
     finally:
         Settings._embed_model = before
-    assert names["report"].to_markdown().count("\n") > 4
+    assert names["report"].comparison.estimates.keys() == {"base", "all weights", "adapter"}
+    # What is called the base has not been trained by a snippet before.
+    untouched = HuggingFaceEmbedding(str(tiny_bert_dir), device="cpu")
+    assert names["base"].get_query_embedding("amber") == pytest.approx(
+        untouched.get_query_embedding("amber"), abs=1e-5
+    )
     assert (tmp_path / "my_model" / "report.html").is_file()
     assert (tmp_path / "my_adapter" / "config.json").is_file()
 

@@ -318,8 +318,9 @@ def test_summary_says_a_sentence_for_each_system(full_report, one_system):
 def test_notebooks_show_verdicts_and_tables(full_report):
     """The rich display is escaped HTML."""
     html = full_report._repr_html_()
-    assert html.count("<table>") == 4
+    assert html.count("<table>") == 5
     general = html.partition("On the general dataset:")[2]
+    assert general.count("<table>") == 2
     assert "a | &lt;b&gt;: worse" in general
     assert "a | &lt;b&gt;: worse" in html
     assert "<b>:" not in html
@@ -515,8 +516,9 @@ def test_the_page_has_every_part(html, full_report):
         "10,000 resamples (seed 42) over 30 groups",
     ):
         assert text in html
+    both = (full_report.comparison, full_report.general)
     assert html.count('class="query"') == sum(
-        len(found) for found in full_report.comparison.worst.values()
+        len(found) for one in both for found in one.worst.values()
     )
 
 

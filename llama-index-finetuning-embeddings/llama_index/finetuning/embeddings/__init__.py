@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from llama_index.finetuning.embeddings.adapter import (
         EmbeddingAdapterFinetuneEngine,
+        TrainingOptions,
     )
     from llama_index.finetuning.embeddings.adapter_embedding import (
         AdapterEmbeddingModel,
@@ -47,6 +48,9 @@ if TYPE_CHECKING:
         TrainingError,
     )
     from llama_index.finetuning.embeddings.evaluation import (
+        Comparison,
+        Difference,
+        Estimate,
         RetrievalResult,
         evaluate_retrieval,
     )
@@ -79,7 +83,10 @@ if TYPE_CHECKING:
     )
 
 _HOMES = {
-    "adapter": ("EmbeddingAdapterFinetuneEngine",),
+    "adapter": (
+        "EmbeddingAdapterFinetuneEngine",
+        "TrainingOptions",
+    ),
     "adapter_embedding": (
         "AdapterEmbeddingModel",
         "AsymmetricEmbeddingModel",
@@ -114,6 +121,9 @@ _HOMES = {
         "TrainingError",
     ),
     "evaluation": (
+        "Comparison",
+        "Difference",
+        "Estimate",
         "RetrievalResult",
         "evaluate_retrieval",
     ),
@@ -143,14 +153,17 @@ __all__ = [  # noqa: RUF022 (plain alphabetical order)
     "BaseAdapter",
     "BaseEmbeddingFinetuneEngine",
     "BaseFinetuningEngine",
+    "Comparison",
     "ConfigurationError",
     "DEFAULT_QA_GENERATE_PROMPT_TMPL",
     "DatasetDescription",
     "DatasetError",
     "DatasetFileError",
+    "Difference",
     "EmbeddingAdapterFinetuneEngine",
     "EmbeddingQAFinetuneDataset",
     "EncodingError",
+    "Estimate",
     "FinetuningError",
     "GenerationError",
     "GenerationReport",
@@ -166,6 +179,7 @@ __all__ = [  # noqa: RUF022 (plain alphabetical order)
     "RetrievalResult",
     "SentenceTransformersFinetuneEngine",
     "TrainingError",
+    "TrainingOptions",
     "TwoLayerNN",
     "agenerate_qa_embedding_pairs",
     "beir_relevance",

@@ -11,7 +11,6 @@ from llama_index.finetuning.embeddings.adapters import AdapterDescription, descr
 from llama_index.finetuning.embeddings.errors import ConfigurationError, ModelFolderError
 from llama_index.finetuning.embeddings.manifest import read_manifest
 from llama_index.finetuning.embeddings.model_folder import is_model, open_model, open_one
-from llama_index.finetuning.embeddings.trust import check_names_no_code
 
 
 def load_finetuned_model(
@@ -50,8 +49,6 @@ def load_finetuned_model(
 
 
 def _full_model(folder: Path, kwargs: dict[str, Any]) -> BaseEmbedding:
-    if not kwargs.get("trust_remote_code"):
-        check_names_no_code(folder)
     prompts = read_manifest(folder).get("prompts") or {}
     settings = {
         "query_instruction": prompts.get("query"),
@@ -79,9 +76,10 @@ def _base(folder: Path, description: AdapterDescription) -> BaseEmbedding:
                 "'base_embed_model'."
             )
         name = places[0]
-    check_names_no_code(Path(name))
     try:
         return open_one(name, {**description.base_settings, **_known_instructions(description)})
+    except ModelFolderError:
+        raise
     except Exception as error:  # no connection, no such model, a damaged one
         raise ModelFolderError(
             f"The base {name!r} of the adapter in {str(folder)!r} can't be loaded ({error}). Pass "

@@ -84,6 +84,12 @@ def warmup_argument(share: float) -> dict[str, float]:
     return {"warmup_ratio": share}
 
 
+def transformer_of(model: SentenceTransformer) -> nn.Module | None:
+    """Return a model's Hugging Face model, if it has one."""
+    found = transformer_child(model)
+    return None if found is None else found[2]
+
+
 def transformer_child(model: SentenceTransformer) -> tuple[nn.Module, str, nn.Module] | None:
     """Return the module that holds the Hugging Face model, the attribute's name and the model."""
     from transformers import PreTrainedModel

@@ -1,8 +1,9 @@
 """Whether queries, corpus and relevance fit together, and whether numbers are in range."""
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 from llama_index.core.bridge.pydantic import ValidationError
@@ -93,6 +94,23 @@ def check_integer(name: str, value: Any, *, minimum: int, other: str = "") -> No
         raise ConfigurationError(
             f"'{name}' must be {other}an integer of at least {minimum} (got {value!r})."
         )
+
+
+def check_number(name: str, value: Any, *, above: bool = False) -> None:
+    """Make sure that an argument is a finite number of at least 0.
+
+    Args:
+        name: The argument, for the message.
+        value: What was given.
+        above: It must be above 0.
+
+    Raises:
+        ConfigurationError: It is something else, or less.
+    """
+    is_number = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    if not is_number or value < 0 or (above and value == 0):
+        wanted = "above 0" if above else "0 or more"
+        raise ConfigurationError(f"{name!r} must be {wanted} and finite (got {value!r}).")
 
 
 def check_seed(seed: Any) -> None:

@@ -9,8 +9,7 @@ from llama_index.core.base.embeddings.base import BaseEmbedding
 from torch import Tensor
 
 from llama_index.finetuning.embeddings.adapter.options import TrainingOptions
-from llama_index.finetuning.embeddings.adapter.run import Vectors
-from llama_index.finetuning.embeddings.adapter.vectors import Rows
+from llama_index.finetuning.embeddings.adapter.vectors import Rows, Vectors
 from llama_index.finetuning.embeddings.dataset import EmbeddingQAFinetuneDataset
 from llama_index.finetuning.embeddings.encoding import Side, encode, stated_dimension
 from llama_index.finetuning.embeddings.encoding.identity import identity

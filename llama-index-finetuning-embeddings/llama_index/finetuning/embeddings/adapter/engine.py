@@ -1,5 +1,6 @@
 """`EmbeddingAdapterFinetuneEngine`."""
 
+import dataclasses
 import logging
 import time
 from collections.abc import Sequence
@@ -175,7 +176,7 @@ class EmbeddingAdapterFinetuneEngine(BaseFinetuningEngine):
         options = {"transform": description.transform, **kwargs}
         engine = cls(dataset, embed_model, adapter_model=adapter, **options)
         engine._trained_before = not is_identity(adapter)
-        engine._options({})
+        engine._options({})  # refuses what an adapter that was trained before can't be
         return engine
 
     @property
@@ -230,9 +231,8 @@ class EmbeddingAdapterFinetuneEngine(BaseFinetuningEngine):
             self._finetune(options)
 
     def _finetune(self, options: TrainingOptions) -> None:
-        seconds = {"embedding": 0.0, "training": 0.0}
         rows = rows_to_train_on(self.dataset, options)
-        outcome = outcome_without_training(rows, options) or self._trained(rows, options, seconds)
+        outcome = outcome_without_training(rows, options) or self._trained(rows, options)
         self.summary = outcome.summary
         logger.log(logging.WARNING if outcome.is_base else logging.INFO, outcome.summary)
         adapter = LinearLayer(self.dim, self.dim) if outcome.is_base else self.model
@@ -244,19 +244,12 @@ class EmbeddingAdapterFinetuneEngine(BaseFinetuningEngine):
             dataset=self.dataset,
             embed_model=self.embed_model,
             dimension=self.dim,
-            seconds=seconds,
         )
         if self.report is not None:
             logger.info("On the validation set:\n%s", self.report.to_markdown())
 
-    def _trained(self, rows: Rows, options: TrainingOptions, seconds: dict[str, float]) -> Outcome:
-        """Embed and train; the adapter stays as it was on an error, or where the base is better.
-
-        Args:
-            rows: The rows of the training set.
-            options: How to train.
-            seconds: Where to put the time of each phase.
-        """
+    def _trained(self, rows: Rows, options: TrainingOptions) -> Outcome:
+        """Embed and train; the adapter stays as it was on an error, or where the base is better."""
         began = time.perf_counter()
         # One document tells what would otherwise show when all of them are paid for.
         expected = self._embedder.dim
@@ -267,8 +260,7 @@ class EmbeddingAdapterFinetuneEngine(BaseFinetuningEngine):
             parts.append((options.val_dataset, Rows.of(options.val_dataset)))
         device = check_device(self._device)
         vectors, *validation = self._embedder.embed_all(parts, options, device)
-        seconds["embedding"] = time.perf_counter() - began
-        began = time.perf_counter()
+        embedded = time.perf_counter()
         before = copy_of(self.model)
         if self._given is None:
             self._given = before
@@ -288,8 +280,8 @@ class EmbeddingAdapterFinetuneEngine(BaseFinetuningEngine):
         finally:
             if outcome is None or outcome.is_base:
                 self.model.load_state_dict(before)
-        seconds["training"] = time.perf_counter() - began
-        return outcome
+        seconds = {"embedding": embedded - began, "training": time.perf_counter() - embedded}
+        return dataclasses.replace(outcome, seconds=seconds)
 
     def get_finetuned_model(self, **model_kwargs: Any) -> BaseEmbedding:
         """Load the finetuned model: the base with the adapter behind it.

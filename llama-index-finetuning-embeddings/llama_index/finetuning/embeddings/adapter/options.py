@@ -3,7 +3,6 @@
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from numbers import Integral, Real
 from typing import Any, Literal, get_args
 
 import torch
@@ -11,7 +10,12 @@ import torch
 from llama_index.finetuning.embeddings.adapters import Transform
 from llama_index.finetuning.embeddings.dataset import EmbeddingQAFinetuneDataset
 from llama_index.finetuning.embeddings.errors import ConfigurationError
-from llama_index.finetuning.embeddings.validation import Unset, check_seed
+from llama_index.finetuning.embeddings.validation import (
+    Unset,
+    check_integer,
+    check_number,
+    check_seed,
+)
 
 Negatives = Literal["relevant", "in_batch", "corpus"]
 
@@ -107,21 +111,17 @@ class TrainingOptions:
 
     def __post_init__(self) -> None:
         for name in ("epochs", "max_negatives", "patience", "checkpoint_save_steps"):
-            _check_at_least(name, getattr(self, name), 1)
+            check_integer(name, getattr(self, name), minimum=1)
         for name in ("batch_size", "steps_per_epoch", "evaluation_steps", "num_workers"):
             if getattr(self, name) is not None:
-                _check_at_least(name, getattr(self, name), 1)
+                check_integer(name, getattr(self, name), minimum=1, other="None or ")
         check_seed(self.seed)
         if self.warmup_steps is not None:
-            _check_at_least("warmup_steps", self.warmup_steps, 0)
+            check_integer("warmup_steps", self.warmup_steps, minimum=0, other="None or ")
         for name in ("lr", "max_grad_norm", "scale"):
-            value = getattr(self, name)
-            if not (isinstance(value, Real) and float(value) > 0):
-                raise ConfigurationError(f"{name!r} must be above 0 (got {value}).")
+            check_number(name, getattr(self, name), above=True)
         for name in ("identity_pull", "hard_negative_weight"):
-            value = getattr(self, name) or 0.0
-            if not (isinstance(value, Real) and float(value) >= 0):
-                raise ConfigurationError(f"{name!r} must be 0 or more (got {value}).")
+            check_number(name, getattr(self, name) or 0.0)
         for name, choices in (("negatives", Negatives), ("transform", Transform)):
             if getattr(self, name) not in get_args(choices):
                 raise ConfigurationError(
@@ -186,10 +186,3 @@ def parse(
             "a val_dataset, or auto=False."
         )
     return parsed
-
-
-def _check_at_least(name: str, value: Any, least: int) -> None:
-    if not isinstance(value, Integral):
-        raise ConfigurationError(f"{name!r} must be a whole number (got {value!r}).")
-    if value < least:
-        raise ConfigurationError(f"{name!r} must be at least {least} (got {value}).")

@@ -24,8 +24,7 @@ from llama_index.finetuning.embeddings.adapter.selection import (
     train_in_stages,
 )
 from llama_index.finetuning.embeddings.adapter.training import steps_per_epoch
-from llama_index.finetuning.embeddings.adapter.vectors import Rows, TrainingSet
-from llama_index.finetuning.embeddings.dataset import EmbeddingQAFinetuneDataset
+from llama_index.finetuning.embeddings.adapter.vectors import Rows, TrainingSet, Vectors
 from llama_index.finetuning.embeddings.evaluation import RetrievalResult, evaluate_vectors
 from llama_index.finetuning.embeddings.whitening import whitening_matrix
 
@@ -34,27 +33,6 @@ logger = logging.getLogger(__name__)
 _METRIC = "ndcg@10"
 _LOG_RECORDS = 200
 _WHITENED = ", then whitened by the documents' spread"
-
-
-@dataclass(frozen=True)
-class Vectors:
-    """A dataset as vectors.
-
-    Attributes:
-        queries: One row per query, in the order of the dataset.
-        documents: One row per row number of ``rows``.
-        rows: Which documents belong to which query.
-        dataset: The dataset.
-    """
-
-    queries: Tensor
-    documents: Tensor
-    rows: Rows
-    dataset: EmbeddingQAFinetuneDataset
-
-    def texts(self) -> list[str]:
-        """Return the text of each row of ``documents``."""
-        return [self.dataset.corpus[docid] for docid in self.rows.document_ids]
 
 
 @dataclass(frozen=True)
@@ -67,6 +45,7 @@ class Outcome:
         metrics: ``before`` and ``after``, where they were measured.
         log: Records of ``step`` and ``loss``, or of ``step`` and the validation metric.
         results: The base's and the finetuned model's results on the validation set, if any.
+        seconds: Phase to seconds, where there was one.
     """
 
     is_base: bool
@@ -74,6 +53,7 @@ class Outcome:
     metrics: dict[str, Any]
     log: list[dict[str, float]]
     results: dict[str, RetrievalResult] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -232,9 +212,7 @@ class Run:
 
             choice = cross_validate(
                 self._adapter,
-                self._vectors.queries,
-                self._vectors.documents,
-                self._vectors.rows,
+                self._vectors,
                 self._options,
                 whitening=self._whitening,
                 after_step=count,
@@ -303,14 +281,8 @@ class Run:
         return step
 
     def _training_set(self) -> TrainingSet:
-        vectors = self._vectors
-        return TrainingSet(
-            vectors.queries,
-            vectors.documents,
-            vectors.rows,
-            self._options.negatives,
-            use=range(len(vectors.queries)),
-        )
+        everything = range(len(self._vectors.queries))
+        return TrainingSet(self._vectors, self._options.negatives, use=everything)
 
     def _n_steps(self, n_stages: int) -> int:
         n_pairs = sum(len(own) for own in self._vectors.rows.positives)

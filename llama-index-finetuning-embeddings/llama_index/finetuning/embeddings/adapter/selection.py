@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from llama_index.finetuning.embeddings.adapter.options import TrainingOptions
 from llama_index.finetuning.embeddings.adapter.scoring import Scorer
 from llama_index.finetuning.embeddings.adapter.training import train
-from llama_index.finetuning.embeddings.adapter.vectors import Rows, TrainingSet
+from llama_index.finetuning.embeddings.adapter.vectors import Rows, TrainingSet, Vectors
 
 # From where hardly anything moves to where most training sets are learned by heart.
 PULLS = (1.0, 0.3, 0.1, 0.03)
@@ -109,9 +109,7 @@ class Choice:
 
 def cross_validate(
     adapter: nn.Module,
-    queries: Tensor,
-    documents: Tensor,
-    rows: Rows,
+    vectors: Vectors,
     options: TrainingOptions,
     *,
     whitening: Tensor | None,
@@ -127,13 +125,12 @@ def cross_validate(
 
     Args:
         adapter: Where to start; stays as it is.
-        queries: Vectors as the base gives them.
-        documents: As `TrainingSet` wants them.
-        rows: The row numbers of both; see `n_folds`.
+        vectors: The training set, as `TrainingSet` wants it; for its rows see `n_folds`.
         options: How to train.
         whitening: A matrix to try behind the adapter, which is a `LinearLayer` then.
         after_step: Called with each step's loss.
     """
+    rows = vectors.rows
     groups = rows.groups()
     stages = pulls(options)
     repeats = n_repeats(len(groups))
@@ -145,16 +142,14 @@ def cross_validate(
     for repeat in range(repeats):
         for held_out in _folds(groups, sampled, options.seed + repeat):
             data = TrainingSet(
-                queries,
-                documents,
-                rows,
+                vectors,
                 options.negatives,
                 use=np.setdiff1d(sampled, held_out).tolist(),
                 hidden=frozenset(row for query in held_out for row in rows.relevant[query]),
             )
             scorer = Scorer(
-                queries[torch.from_numpy(held_out).to(queries.device)],
-                documents,
+                vectors.queries[torch.from_numpy(held_out).to(vectors.queries.device)],
+                vectors.documents,
                 [rows.relevant[query] for query in held_out],
                 options.transform,
             )

@@ -93,6 +93,27 @@ class Rows:
         return np.unique(roots, return_inverse=True)[1].astype(np.int64)
 
 
+@dataclass(frozen=True)
+class Vectors:
+    """A dataset as vectors.
+
+    Attributes:
+        queries: One row per query in the order of the dataset, shape ``(n_queries, dim)``.
+        documents: One row per row number of ``rows``, shape ``(n_documents, dim)``.
+        rows: Which documents belong to which query.
+        dataset: The dataset.
+    """
+
+    queries: Tensor
+    documents: Tensor
+    rows: Rows
+    dataset: EmbeddingQAFinetuneDataset
+
+    def texts(self) -> list[str]:
+        """Return the text of each row of ``documents``."""
+        return [self.dataset.corpus[docid] for docid in self.rows.document_ids]
+
+
 def rows_to_train_on(dataset: EmbeddingQAFinetuneDataset, options: TrainingOptions) -> Rows:
     """Number the rows of a dataset that its training needs, so that no other is embedded.
 
@@ -117,10 +138,7 @@ class TrainingSet:
     """Pairs of a query and a relevant document, and the documents to train them against.
 
     Args:
-        queries: Vectors as the base gives them, shape ``(n_queries, dim)``.
-        documents: Likewise where the adapter is for texts too, otherwise scaled to length one;
-            shape ``(n_documents, dim)``.
-        rows: The row numbers of both.
+        vectors: The vectors; documents are scaled to length one where the adapter is not for texts.
         negatives: Which documents serve as negatives.
         use: The queries to train on.
         hidden: Documents that are never seen; none of them is relevant to a query in use.
@@ -128,23 +146,22 @@ class TrainingSet:
 
     def __init__(
         self,
-        queries: Tensor,
-        documents: Tensor,
-        rows: Rows,
+        vectors: Vectors,
         negatives: Negatives,
         *,
         use: Collection[int],
         hidden: frozenset[int] = frozenset(),
     ) -> None:
-        self.queries = queries
-        self.documents = documents
-        device = queries.device
+        rows = vectors.rows
+        self.queries = vectors.queries
+        self.documents = vectors.documents
+        device = self.queries.device
         pairs = [(query, row) for query in use for row in rows.positives[query]]
         self.pairs = torch.tensor(pairs, dtype=torch.long, device=device)
         self._pool: Tensor | None = None
         if negatives != "in_batch":
             everything = (
-                range(len(documents)) if negatives == "corpus" else {row for _, row in pairs}
+                range(len(self.documents)) if negatives == "corpus" else {row for _, row in pairs}
             )
             self._pool = torch.tensor(sorted(set(everything) - hidden), device=device)
         hard = [[row for row in own if row not in hidden] for own in rows.hard]
@@ -155,7 +172,7 @@ class TrainingSet:
         self._n_apart = lengths
         self._start = lengths.cumsum(0) - lengths
         self._apart = torch.tensor([row for own in apart for row in own], device=device)
-        self._column = torch.full((len(documents),), -1, dtype=torch.long, device=device)
+        self._column = torch.full((len(self.documents),), -1, dtype=torch.long, device=device)
 
     def candidates(self, positives: Tensor, limit: int, generator: torch.Generator) -> Tensor:
         """Return the documents of one step, the batch's own positives among them.

@@ -1,7 +1,6 @@
 """The folder that a run leaves behind."""
 
 import os
-from collections.abc import Mapping
 
 from llama_index.core.base.embeddings.base import BaseEmbedding
 
@@ -29,7 +28,6 @@ def write_outcome(
     dataset: EmbeddingQAFinetuneDataset,
     embed_model: BaseEmbedding,
     dimension: int,
-    seconds: Mapping[str, float],
 ) -> RetrievalReport | None:
     """Replace a folder by an adapter, the record of its run and, if validated, the report.
 
@@ -41,7 +39,6 @@ def write_outcome(
         dataset: What it was trained on.
         embed_model: The model that it stands behind.
         dimension: Length of that model's vectors.
-        seconds: Phase to seconds.
 
     Returns:
         The report of the base against the finetuned model on the validation set, if any.
@@ -59,7 +56,7 @@ def write_outcome(
         seed=options.seed,
         dataset=dataset,
         val_dataset=options.val_dataset,
-        seconds=seconds,
+        seconds=outcome.seconds,
         metrics=outcome.metrics,
         base_model=embed_model.model_name,
         summary=outcome.summary,

@@ -94,22 +94,19 @@ def load_adapter(
     Raises:
         ModelFolderError: The folder holds no adapter, or not one of this class.
     """
-    itself = adapter_cls is not None and _loads_itself(adapter_cls)
     try:
         description = describe_adapter_folder(path)
     except ModelFolderError:
-        if not itself:
+        if adapter_cls is None or not _loads_itself(adapter_cls):
             raise
         description = AdapterDescription({})  # such a class writes what it likes
     named = _CLASSES.get(description.adapter_class or "")
     if adapter_cls is not None and named is not None and adapter_cls.__name__ not in _CLASSES:
-        adapter_cls, itself = named, False
+        adapter_cls = named
     if adapter_cls is not None and not issubclass(adapter_cls, BaseAdapter):
         return _load_foreign(path, adapter_cls), description
-    if adapter_cls is not None and itself:
-        return adapter_cls.load(str(path)), description
     cls = adapter_cls or _class_of(path, description)
-    adapter = cls.load(path)
+    adapter = cls.load(os.fspath(path))
     if is_own_class(cls) and description.dimension not in (None, adapter.in_features):
         raise ModelFolderError(
             f"{str(path)!r} holds an adapter for vectors of {adapter.in_features} dimensions and "

@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
@@ -128,13 +127,11 @@ def describe(
         data = inputs.read_dataset(dataset)
         tokenizer = None
         if model is not None:
-            from sentence_transformers import SentenceTransformer
+            from llama_index.finetuning.embeddings.sentence_transformer.loading import (
+                load_sentence_transformer,
+            )
 
-            from llama_index.finetuning.embeddings.trust import check_names_no_code
-
-            check_names_no_code(Path(model))
-            with inputs.loading(model):
-                tokenizer = SentenceTransformer(model, device="cpu")
+            tokenizer = load_sentence_transformer(model, trust_remote_code=False, device="cpu")
         found = data.describe(tokenizer)
     show(str(found), dataclasses.asdict(found), as_json=as_json)
 

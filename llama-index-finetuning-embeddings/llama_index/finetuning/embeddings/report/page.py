@@ -136,6 +136,7 @@ def _general(general: Comparison | None) -> str:
         "<h2>Has anything been forgotten?</h2><p>The same comparison on a general dataset of "
         f"{general.n_queries:,} queries and {general.n_documents:,} documents.</p>"
         f"{verdicts(general)}{_scroll(metrics_table(general, shown_metrics(general)))}"
+        f"{_differences(general)}{_worst(general)}"
     )
 
 

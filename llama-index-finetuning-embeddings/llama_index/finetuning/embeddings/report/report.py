@@ -32,6 +32,7 @@ from llama_index.finetuning.embeddings.evaluation.systems import (
 from llama_index.finetuning.embeddings.files import atomic_file
 from llama_index.finetuning.embeddings.report import page, plots
 from llama_index.finetuning.embeddings.report.tables import (
+    Table,
     differences_table,
     dimensions_table,
     metrics_table,
@@ -149,17 +150,13 @@ class RetrievalReport:
         return "\n\n".join(parts) + "\n"
 
     def _repr_html_(self) -> str:
-        tables = [metrics_table(self.comparison, shown_metrics(self.comparison))]
-        tables += [differences_table(self.comparison)] if self.comparison.differences else []
-        tables += [dimensions_table(self.comparison, self.dimensions)] if self.dimensions else []
-        parts = [page.verdicts(self.comparison, self.note), *(one.to_html() for one in tables)]
+        parts = [page.verdicts(self.comparison, self.note)]
+        parts += [table.to_html() for table in _tables(self.comparison)]
+        if self.dimensions:
+            parts.append(dimensions_table(self.comparison, self.dimensions).to_html())
         if self.general is not None:
-            table = metrics_table(self.general, shown_metrics(self.general))
-            parts += [
-                "<p>On the general dataset:</p>",
-                page.verdicts(self.general),
-                table.to_html(),
-            ]
+            parts += ["<p>On the general dataset:</p>", page.verdicts(self.general)]
+            parts += [table.to_html() for table in _tables(self.general)]
         return "".join(parts)
 
     def plot(self) -> "dict[str, Figure]":
@@ -310,10 +307,13 @@ def report_from_results(
 def _markdown(comparison: Comparison, note: str = "") -> str:
     parts = [f"- {comparison.sentence(system)}" for system in comparison.differences]
     parts += ["", note] if note else []
-    tables = [metrics_table(comparison, shown_metrics(comparison)).to_markdown()]
-    if comparison.differences:
-        tables.append(differences_table(comparison).to_markdown())
+    tables = [table.to_markdown() for table in _tables(comparison)]
     return "\n\n".join([*(["\n".join(parts)] if parts else []), *tables])
+
+
+def _tables(comparison: Comparison) -> list[Table]:
+    means = metrics_table(comparison, shown_metrics(comparison))
+    return [means, differences_table(comparison)] if comparison.differences else [means]
 
 
 def _rows(comparison: Comparison) -> Iterator[dict[str, Any]]:

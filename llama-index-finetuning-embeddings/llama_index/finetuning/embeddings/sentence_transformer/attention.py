@@ -61,13 +61,13 @@ def fused_attention(model: SentenceTransformer) -> Iterator[None]:
     512 tokens and takes a quarter of the memory. All other dropout stays. Among up to 256 tokens
     the kernel computes in fp32, where it is faster than in bf16.
     """
-    found = upstream.transformer_child(model)
+    core = upstream.transformer_of(model)
     # Only PyTorch's own attention has a kernel to gain; elsewhere the dropout would go for nothing.
-    fused = found is not None and getattr(found[2].config, "_attn_implementation", "") == "sdpa"
-    if found is None or not fused or model.device.type != "cpu":
+    fused = core is not None and getattr(core.config, "_attn_implementation", "") == "sdpa"
+    if core is None or not fused or model.device.type != "cpu":
         yield
         return
-    modules = dict(found[2].named_modules())
+    modules = dict(core.named_modules())
     rates = {
         name: module.p
         for name, module in modules.items()

@@ -15,10 +15,12 @@ _MAX_OPEN = 256
 
 
 class FalseNegativeFreeBatchSampler(DefaultBatchSampler):  # type: ignore[misc]
-    """Shuffled batches in which no row's document is relevant to another row's query.
+    """Shuffled batches of rows whose keys do not clash.
 
     Rows are shuffled by seed and epoch, and each goes to the first open batch in which it makes
-    no false negative. Sentence-transformers' ``NoDuplicatesBatchSampler`` only keeps equal texts
+    no false negative: no document of it is barred from another row's queries, nor the other way
+    round. Rows without keys may meet; what they make is masked by the loss.
+    Sentence-transformers' ``NoDuplicatesBatchSampler`` only keeps equal texts
     apart; this one also knows a query's other relevant documents.
 
     Args:

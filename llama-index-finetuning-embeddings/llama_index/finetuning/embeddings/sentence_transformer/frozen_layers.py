@@ -34,10 +34,10 @@ def frozen_first_layers(model: SentenceTransformer) -> Iterator[None]:
 
 
 def _before_the_trained_layers(model: SentenceTransformer) -> list[nn.Parameter]:
-    found = upstream.transformer_child(model)
-    if found is None or lora.has_adapter(model):
+    transformer = upstream.transformer_of(model)
+    if transformer is None or lora.has_adapter(model):
         return []
-    stacks = [one for one in found[2].modules() if isinstance(one, nn.ModuleList)]
+    stacks = [one for one in transformer.modules() if isinstance(one, nn.ModuleList)]
     layers = max(stacks, key=_size, default=nn.ModuleList())
     n_kept = len(layers) // _KEPT
     if n_kept == 0:
@@ -45,7 +45,7 @@ def _before_the_trained_layers(model: SentenceTransformer) -> list[nn.Parameter]
     first_trained = {id(one) for one in layers[n_kept].parameters()}
     kept = []
     # Modules are registered in the order in which a text passes them.
-    for parameter in found[2].parameters():
+    for parameter in transformer.parameters():
         if id(parameter) in first_trained:
             break
         kept.append(parameter)

@@ -104,10 +104,9 @@ def share_cut(lengths: NDArray[np.int64], max_seq_length: float) -> float:
 
 def position_limit(model: SentenceTransformer) -> int | None:
     """Return how many tokens the model's positions reach, None where nothing limits them."""
-    found = upstream.transformer_child(model)
-    if found is None:
+    transformer = upstream.transformer_of(model)
+    if transformer is None:
         return None
-    transformer = found[2]
     limits = [getattr(transformer.config, "max_position_embeddings", None)]
     limits += [_table_size(module) for module in _position_tables(transformer)]
     known = [limit for limit in limits if limit is not None and limit > 0]

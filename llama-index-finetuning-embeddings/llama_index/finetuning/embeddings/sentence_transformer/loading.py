@@ -12,8 +12,11 @@ from sentence_transformers import SentenceTransformer
 
 from llama_index.finetuning.embeddings import upstream
 from llama_index.finetuning.embeddings.errors import ConfigurationError, ModelFolderError
-from llama_index.finetuning.embeddings.model_folder import SIDES, has_two_sides
-from llama_index.finetuning.embeddings.trust import check_names_no_code
+from llama_index.finetuning.embeddings.model_folder import (
+    SIDES,
+    check_names_no_code,
+    has_two_sides,
+)
 
 logger = logging.getLogger(__name__)
 

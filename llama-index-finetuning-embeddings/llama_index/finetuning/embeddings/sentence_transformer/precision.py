@@ -15,8 +15,8 @@ _KERNELS_KEPT = "32"
 def choose_precision(precision: str, device: torch.device) -> str:
     """Return ``"bf16"``, ``"fp16"`` or ``"fp32"`` for a device.
 
-    ``"auto"`` is bf16 where the hardware multiplies bf16 matrices itself, else fp32. Weights
-    and optimizer stay in fp32 in any case.
+    ``"auto"`` is bf16 where the hardware multiplies bf16 matrices itself, else fp32. That is
+    about the products of a step; the weights' type is the model's.
 
     Raises:
         ConfigurationError: The device can't do what is asked for.

@@ -31,7 +31,7 @@ class RowKeys:
 
 
 @dataclass(frozen=True)
-class Rows:
+class Columns:
     """Columns for the Trainer, one entry a row.
 
     Attributes:
@@ -67,7 +67,7 @@ def training_pairs(
 
 def build_rows(
     dataset: EmbeddingQAFinetuneDataset, loss: LossFormat, *, use_all_docs: bool, seed: int
-) -> Rows:
+) -> Columns:
     """Lay a dataset out in the rows that a loss wants.
 
     Negatives come from ``hard_negatives``; where a loss needs one and the query has none, a
@@ -89,14 +89,14 @@ def build_rows(
             for negative in found
         ]
         names = ("anchor", "positive", "negative")
-        return Rows(dict(zip(names, map(list, zip(*triplets, strict=True)), strict=True)), None)
+        return Columns(dict(zip(names, map(list, zip(*triplets, strict=True)), strict=True)), None)
     labelled = [
         (queries[qid], corpus[docid], label)
         for (qid, positive), found in zip(pairs, chosen, strict=True)
         for docid, label in [(positive, 1.0), *((negative, 0.0) for negative in found)]
     ]
     names = ("sentence1", "sentence2", "label")
-    return Rows(dict(zip(names, map(list, zip(*labelled, strict=True)), strict=True)), None)
+    return Columns(dict(zip(names, map(list, zip(*labelled, strict=True)), strict=True)), None)
 
 
 def document_rows(
@@ -118,7 +118,7 @@ def _ranking_rows(
     pairs: list[tuple[str, str]],
     negatives: "_Negatives",
     max_negatives: int | None,
-) -> Rows:
+) -> Columns:
     given = dataset.hard_negatives or {}
     width = max((len(given.get(qid, ())) for qid, _ in pairs), default=0)
     if max_negatives is not None:
@@ -139,7 +139,7 @@ def _ranking_rows(
         )
         for (qid, docid), found in zip(pairs, chosen, strict=True)
     ]
-    return Rows(columns, keys)
+    return Columns(columns, keys)
 
 
 class _Negatives:
