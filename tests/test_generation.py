@@ -1536,6 +1536,25 @@ def test_answers_are_kept(options, tmp_path):
     assert json.loads(path.read_text("utf-8")) == {who: "A queen."}
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        '[{"answer": "A queen.", "question": "Who is Ann?"},'
+        ' {"answer": "Bath.", "question": "Where?"}]',
+        '{"questions": ["Who is Ann?", "Where?"], "answers": ["A queen.", "Bath."]}',
+        "Answer: A queen.\nQuestion: Who is Ann?\nAnswer: Bath.\nQuestion: Where?",
+    ],
+)
+def test_the_file_of_answers_mixes_up_none(options, tmp_path, answer):
+    """In whatever order an LLM writes them, each question's answer is its own."""
+    path = tmp_path / "answers.json"
+    llm = AsyncLLM(answers={"Ann": answer})
+    dataset = generate_qa_embedding_pairs(make_nodes("Ann"), llm, answers_path=path, **options)
+    answers = json.loads(path.read_text("utf-8"))
+    found = {query: answers[qid] for qid, query in dataset.queries.items()}
+    assert found == {"Who is Ann?": "A queen.", "Where?": "Bath."}
+
+
 def test_older_answers_are_set_aside(options, tmp_path, caplog):
     """What a file of answers holds beyond the new ones, or instead of any, stays in another."""
     path = tmp_path / "answers.json"

@@ -405,3 +405,363 @@ def test_what_looks_alike_stays(answer, expected):
 def test_equal_questions(first, second, same):
     """Case, punctuation and spaces do not tell questions apart; operators and vowel signs do."""
     assert len(parse_questions(f"1. {first}\n2. {second}", 2)) == (1 if same else 2)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "Can I add a driver to my policy?",
+        "Can I create more than one account?",
+        "Should I make quarterly tax payments?",
+        "Should I add more protein to my diet?",
+        "Do you need a permit for more than two days?",
+        "Do you need help filing taxes?",
+        "Do you need to answer police questions?",
+        "Do you want to know more about Pluto?",
+        "Would you need more RAM to run Llama 3?",
+        "need more storage on iphone",
+        "any more seasons of lost",
+        "How does this work in Python 3?",
+        "Is this fine for GDPR?",
+        "Is there anything more reliable than RAID 5?",
+        "Is there anything else I need for a passport?",
+        "Is there any more evidence of water on Mars?",
+    ],
+)
+def test_questions_that_begin_like_offers_stay(line):
+    """What is asked about the document's matter is a question, however it begins."""
+    found = [question.text for question in parse_questions(f"{line}\nWhere is it?", 2)]
+    assert found == [line, "Where is it?"]
+
+
+@pytest.mark.parametrize(
+    "offer",
+    [
+        "Would you like more?",
+        "Would you like more questions?",
+        "Would you like me to rephrase them?",
+        "Would you like these questions in another format?",
+        "Would you like to adjust these questions?",
+        "Do you want answers to these?",
+        "Do you need anything else?",
+        "Do you need any help?",
+        "Do you have any other questions?",
+        "Want me to add answers?",
+        "Need anything else?",
+        "Let me know if you need anything else",
+        "Is there anything else I can help you with?",
+        "Anything else you'd like?",
+        "Any more questions?",
+        "Should I add more?",
+        "Shall I create more questions?",
+        "Should I provide the answers?",
+        "Can I help you with anything else?",
+        "May I help?",
+        "Does this help?",
+        "Do these questions look good?",
+        "How does this look?",
+        "Are these okay?",
+        "Is this what you wanted?",
+    ],
+)
+def test_offers_are_no_questions(offer):
+    """What a model offers to do next is left out."""
+    found = [question.text for question in parse_questions(f"{A}\n{B}\n\n{offer}", 2)]
+    assert found == [A, B]
+
+
+CODE = [
+    "What does the __init__ method do?",
+    "What does `__init__` do, and `__str__`?",
+    "When is __str__ called instead of __repr__?",
+    "__init__: what does it do?",
+    "What is 2**3 and 3**2?",
+    "How do *args and **kwargs differ from **options?",
+    "What do f(**a) and g(**b) share?",
+]
+
+
+@pytest.mark.parametrize("text", CODE)
+def test_underscores_and_powers_stay(text):
+    """Marks that are part of code are not taken for bold, whatever the answer's shape."""
+    for answer in (text, f"1. {text}", json.dumps([text]), json.dumps({"question": text})):
+        assert [question.text for question in parse_questions(answer, 1)] == [text]
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        ("__Who was Ann?__", "Who was Ann?"),
+        ("***Who was Ann?***", "Who was Ann?"),
+        ("Who was **Ann**, and **Bob**?", "Who was Ann, and Bob?"),
+        ("什么是**优步**的收入\uff1f", "什么是优步的收入\uff1f"),
+        ("__Main topic:__ Who was Ann?", "Who was Ann?"),
+    ],
+)
+def test_bold_is_taken_off(answer, expected):
+    """Bold around words goes, also where no blanks part the words."""
+    assert [question.text for question in parse_questions(answer, 1)] == [expected]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        json.dumps([{"answer": "x", "question": A}, {"answer": "y", "question": B}]),
+        json.dumps({"questions": [A, B], "answers": ["x", "y"]}),
+        json.dumps({"answers": ["x", "y"], "questions": [A, B]}),
+        json.dumps({"a1": "x", "a2": "y", "q1": A, "q2": B}),
+        json.dumps({"1": {"answer": "x", "question": A}, "2": {"answer": "y", "question": B}}),
+        json.dumps([{"correctAnswer": c, "questionText": q} for c, q in (("x", A), ("y", B))]),
+        f"Answer: x\nQuestion: {A}\nAnswer: y\nQuestion: {B}",
+        f"A: x\nQ: {A}\n\nA: y\nQ: {B}",
+        f"1. Answer: x\n   Question: {A}\n2. Answer: y\n   Question: {B}",
+        f"Answer: x\nQuestion:\n{A}\nAnswer: y\nQuestion:\n{B}",
+        f"{A}\n{B}\nAnswer 1: x\nAnswer 2: y",
+        f"{A}\n{B}\n\nAnswer 2: y\nAnswer 1: x",
+        f"{A}\n{B}\n\nAnswer: x\nAnswer: y",
+        f"1. {A}\n2. {B}\n\nAnswers:\n1. x\n2. y",
+        f"{A}\n{B}\n\n**Answers**\nx\ny\n\nLet me know if you need more.",
+    ],
+)
+def test_answers_that_stand_elsewhere_find_their_questions(answer):
+    """An answer before its question, or in a list of its own, goes to no other question."""
+    assert parse_questions(answer, 2) == [(A, "x"), (B, "y")]
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (json.dumps({"questions": [A, B], "answers": ["x"]}), [None, None]),
+        (
+            json.dumps([{"answer": "x", "q": A}, {"q": B}, {"answer": "z", "q": C}]),
+            ["x", None, "z"],
+        ),
+        (json.dumps({"q1": A, "q2": B, "a2": "y"}), [None, "y"]),
+        (json.dumps({"question": A, "answer": ["x", "z"]}), ["x"]),
+        (f"{A}\n{B}\n{C}\nAnswer: x\nAnswer: y", [None, None, None]),
+        (f"{A}\n{B}\nAnswer 1: x", [None, None]),
+        (f"Q1: {A}\nQ2: {B}\nA2: y", [None, "y"]),
+        (f"Q5: {A}\nA5: x\nQ6: {B}\nA6: y", ["x", "y"]),
+        (f"1. {A}\n2. {B}\n\nAnswer key:\n1. x", [None, None]),
+        (f"1. {A}\nExplanation:\nIt links two facts.\n2. {B}", [None, None]),
+    ],
+)
+def test_no_question_gets_the_answer_of_another(answer, expected):
+    """Where it is not clear whose an answer is, nobody gets it."""
+    assert [question.answer for question in parse_questions(answer, 3)] == expected
+
+
+KEYS = (
+    "queries search_queries searchQueries search_terms searchTerms keyword_queries "
+    "hypothetical_questions generatedQueries search_phrases queries_list keywords results output"
+).split()
+
+
+@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize("indent", [None, 2])
+def test_keywords_in_json_below_a_sentence(key, indent):
+    """JSON below a line of words is read as JSON, with any key and without question marks."""
+    queries = ["heat pump cost", "best heat pump"]
+    data = json.dumps({key: queries}, indent=indent)
+    for answer in (
+        f"Here are the queries:\n{data}",
+        f"Here are the queries:\n\n```json\n{data}\n```\nLet me know if you need more!",
+        f"Here are the queries:\n{data}\n\nWould you like more queries?",
+    ):
+        assert [question.text for question in parse_questions(answer, 2)] == queries
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        ('Here are the queries:\n["heat pump cost", "best"]', ["heat pump cost", "best"]),
+        ('{"searchQueries": ["heat pump cost", "how?"]}', ["heat pump cost", "how?"]),
+        ('{"exam_questions": ["Explain x.", "What is y?"]}', ["Explain x.", "What is y?"]),
+        ('[{"intent": "buy", "search_phrase": "heat pump"}]', ["heat pump"]),
+        ('[{"question": "Who?", "key_terms": ["p", "q"]}]', ["Who?"]),
+        ('{"number_of_questions": "1", "questions": ["Explain x."]}', ["Explain x."]),
+        (
+            '1. What does this print?\n```python\nx = ["a", "b"]\n```\n2. Why?',
+            ["What does this print?", "Why?"],
+        ),
+        ('{"name": "Ann"} in json\nyaml lists', ['{"name": "Ann"} in json', "yaml lists"]),
+        ('json like {"a": "b"}\nyaml lists', ['json like {"a": "b"}', "yaml lists"]),
+    ],
+)
+def test_json_and_code_are_told_apart(answer, expected):
+    """Lists of queries are read; brackets that a question speaks of stay, and remarks go."""
+    assert [question.text for question in parse_questions(answer, 2)] == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "What does the <think> tag do in DeepSeek R1?",
+        "How do I treat </think>?",
+        "What goes between <think>...</think>?",
+        "What is <thinking>?",
+        "What does <br> do?",
+        "How do `<br>` and <br/> differ?",
+        "What is </s>?",
+        "What does [INST] do?",
+        "What is <|im_start|> for?",
+    ],
+)
+def test_tags_that_a_question_speaks_of_stay(text):
+    """Nothing is cut out of a question, nor is the one before or behind it lost."""
+    found = [question.text for question in parse_questions(f"{A}\n{text}\n{B}", 3)]
+    assert found == [A, text, B]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        f"<think>Who?</think>{A}\n<think>b?</think>{B}",
+        f"[THINK]Who?\nWhy?[/THINK]\n{A}\n{B}",
+        f"<seed:think>Who?</seed:think>{A}\n{B}",
+        f"\u25c1think\u25b7Who?\n\u25c1/think\u25b7\n{A}\n{B}",
+        f"<analysis>\nWho?\n</analysis>\n{A}\n{B}",
+        f"I ask: Who?</think>\n\n{A}\n{B}",
+        f"I ask:\nWho?\n[/THINK]\n{A}\n{B}",
+        f"<s>[INST] {A}\n{B}</s><|eot_id|>",
+        f"<br>{A}<br/><br/>{B}<br>",
+        f"1. {A} <br> 2. {B}",
+    ],
+)
+def test_thoughts_and_marks_of_models_go(answer):
+    """Thoughts, marks of turns and line breaks are left out, in each way models write them."""
+    assert [question.text for question in parse_questions(answer, 2)] == [A, B]
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (
+            "Given that Uber operates in 70 countries,\nwhat was its revenue in 2021?",
+            ["Given that Uber operates in 70 countries, what was its revenue in 2021?"],
+        ),
+        ("uber costs,\nhow did lyft do?", ["uber costs,", "how did lyft do?"]),
+        ("#1 song 2020\n#2 pencil", ["#1 song 2020", "#2 pencil"]),
+        ("#define in c\n#include order", ["#define in c", "#include order"]),
+        ("# Reefs\nreef age\n##Size\nreef size", ["reef age", "reef size"]),
+        ("سوال \u06f1: درآمد؟\n\u0633\u0648\u0627\u0644 ۲: چر\u0627؟", ["درآمد؟", "چر\u0627؟"]),
+        (
+            "\\begin{enumerate}\n\\item reef age\n\\item reef size\n\\end{enumerate}",
+            ["reef age", "reef size"],
+        ),
+    ],
+)
+def test_lines_that_are_joined_or_marked(answer, expected):
+    """A sentence goes on behind a comma, a heading has a blank, a label and a LaTeX item go."""
+    assert [question.text for question in parse_questions(answer, 2)] == expected
+
+
+REFUSALS = [
+    "What would you like me to do with this text?",
+    "Could you clarify what you would like me to do with this text?",
+    "Could you please clarify what you'd like me to ask about?",
+    "This appears to be a table of contents with no substantive content.",
+    "This appears to be a table of contents. What would you like me to do with it?",
+    "It seems that the text is only a list of page numbers.",
+    "I need more text to create the questions. Please share the full passage.",
+    "Cannot generate questions: insufficient text.",
+    "We cannot generate questions without content.",
+    "Given the limited content, I can't form exam questions.",
+    "There are no facts here to ask about.",
+    "There isn't enough information in the text to write two questions.",
+    "No text was given.",
+    "[No questions can be generated from the text.]",
+    "SKIP",
+    "Unable to comply.",
+    "My apologies, but I can't do that.",
+    "Leider kann ich zu diesem Inhalt keine Fragen formulieren.",
+    "Es tut mir leid, aber der Text enthält nicht genügend Informationen.",
+    "Es tut mir leid, aber ich kann nicht helfen. Könnten Sie mir mehr Text geben?",
+    "Ich kann aus diesem Text keine Fragen erstellen.",
+    "Désolé, mais je ne peux pas générer de questions à partir de ce texte.",
+    "Je suis désolée, mais le texte ne contient pas assez d'informations.",
+    "Je ne peux pas générer de questions sans texte.",
+    "Lo siento, pero no puedo ayudar con eso.",
+    "Lo siento, no puedo generar preguntas. ¿Podrías compartir el texto completo?",
+    "No puedo generar preguntas sobre este contenido.",
+    "Desculpe, mas não posso gerar perguntas a partir deste texto.",
+    "Não consigo criar perguntas com este conteúdo.",
+    "Mi dispiace, ma non posso generare domande da questo testo.",
+    "Non posso formulare domande su questo testo.",
+    "Helaas kan ik geen vragen over deze tekst maken.",
+    "\u041a сожалению, я не могу составить вопросы по этому тексту.",
+    "\u041d\u0435 могу создать вопросы по этому тексту.",
+    "抱歉\uff0c我无法根据该文本生成问题。",
+    "我无法根据此内容生成问题。",
+    "申し訳ありませんが、このテキストから質問を作成することはできません。",
+    "申し訳ありません。お手伝いできません。",
+    "このテキストから質問を作成することはできません。",
+]
+
+
+@pytest.mark.parametrize("refusal", REFUSALS)
+def test_refusals_are_no_questions(refusal):
+    """What a model says that refuses, or was given too little, is none, in any shape."""
+    for answer in (refusal, f"1. {refusal}", json.dumps([refusal])):
+        assert parse_questions(answer, 2) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "What would you do with this text?",
+        "what would you like me to say lyrics",
+        "Could you clarify the tax rules of 2021?",
+        "What does a skip level meeting mean?",
+        "skip bin hire prices",
+        "This is a table of contents, what is it for?",
+        "I need more information about tariffs",
+        "There are no free lunches.",
+        "cannot create questions in google forms",
+        "unable to create queries from the api",
+        "Explain why we cannot create queries without keys.",
+        "Why does it say that no text was provided?",
+        "my apologies in french",
+        "unable to sleep causes",
+        "it does not contain sugar",
+        "Sorry seems to be the hardest word lyrics",
+        "leider kein anschluss unter dieser nummer",
+        "Leider funktioniert mein Drucker nicht.",
+        "Warum kann ich keine Fragen stellen?",
+        "Es tut mir leid auf englisch",
+        "Désolé, comment dit-on en anglais ?",
+        "Je ne peux pas me connecter à mon compte.",
+        "Lo siento, mi amor letra",
+        "No puedo iniciar sesión en mi cuenta.",
+        "¿Por qué no puedo generar preguntas en Kahoot?",
+        "Explique por qué no se pueden crear consultas sin clave.",
+        "Não consigo acessar minha conta.",
+        "Mi dispiace devo andare testo",
+        "\u041a сожалению запятая",
+        "Почему я не могу создать запрос?",
+        "抱歉用英语怎么说",
+        "说明无法生成查询计划的原因。",
+        "申し訳ありませんの意味は何ですか\uff1f",
+        "なぜ質問を作成できませんか\uff1f",
+    ],
+)
+def test_what_resembles_a_refusal_stays(text):
+    """An ordinary question or query is kept, whatever words of a refusal it has."""
+    for answer in (text, f"1. {text}", json.dumps([text])):
+        assert [question.text for question in parse_questions(answer, 2)] == [text]
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            "Answer:|Answers:|Answer 1: |A: |Q: |Question 1: |\n|1. |- |# |##|**|__|{|}|[|]|\"|'|"
+            ": |, |question|queries|What is x?|heat pump|<think>|</think>|[/THINK]|<br>|</s>|"
+            "\\item |Lo siento, |no puedo. |\ud800|\u0663|\u00b2".split("|")
+        ),
+        max_size=20,
+    ),
+    st.integers(1, 3),
+)
+def test_any_mix_of_marks_parses(parts, limit):
+    """Labels, brackets and tags in a senseless order raise nothing."""
+    parse_questions("".join(parts), limit)

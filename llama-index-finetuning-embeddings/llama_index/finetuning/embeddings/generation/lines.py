@@ -2,7 +2,7 @@ r"""Questions in answers of plain lines: numbered, lettered, bulleted, labelled,
 
 import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 
 from llama_index.finetuning.embeddings.generation.questions import (
@@ -13,8 +13,10 @@ from llama_index.finetuning.embeddings.generation.questions import (
     NOTE_LABEL,
     QUESTION_LABEL,
     Question,
+    is_answer_word,
     without_emphasis,
 )
+from llama_index.finetuning.embeddings.generation.refusals import begs, offers
 
 
 class Kind(IntEnum):
@@ -35,7 +37,9 @@ class _Line:
     kind: Kind
     indent: int
     text: str
-    answer: str | None = None
+    label: str = ""  # of an answer, without its number
+    number: str = ""
+    answers: list["_Line"] = field(default_factory=list)  # those that stand with a question
 
     @property
     def asks(self) -> bool:
@@ -53,7 +57,7 @@ _MARKERS = {
     ),
     Kind.ROMAN: re.compile(r"\(?(?:i{1,3}|iv|vi{0,3}|ix|x)[.)]\s+", re.IGNORECASE),
     Kind.BULLET: re.compile(
-        r"(?:[*+~](?=\s)|[-=]>(?=\s)|[-\u2010-\u2015](?=\s|\[|[^\W\d])"
+        r"(?:[*+~](?=\s)|\\item\b|[-=]>(?=\s)|[-\u2010-\u2015](?=\s|\[|[^\W\d])"
         r"|[\u2022\u00b7\u2023\u2043\u25aa\u25ab\u25a0\u25a1\u25cf\u25cb\u25e6\u2219\u27a2\u27a4"
         r"\u2192\u25ba\u25b8\u30fb\uff65\u25c6\u2605\u2756\u2794\u2713\u2714\u2705\u2753\u2754"
         r"\U0001f449\U0001f539\U0001f538]\ufe0f?)"
@@ -67,6 +71,8 @@ _STARTS = {
     Kind.ROMAN: [re.compile(rf"^[^\w\n]*{one}[.)]\s", re.M | re.I) for one in ("i", "ii")],
     Kind.LETTER: [re.compile(rf"^[^\w\n]*{one}[.)]\s", re.M | re.I) for one in ("a", "b")],
 }
+# "#1 song 2020" and "#define in c" are queries.
+_HEADING = re.compile(r"#(?:\s+|#+\s*)")
 _RULE = re.compile(r"[\s*_=~#`.|+-]*")
 _EMPHASIS = re.compile(r"\*\*|__|\*(?=\w[^*]*\*)|_(?=[^\W_][^_]*_(?!\w))")
 _FENCE = re.compile(r"\s*(?:```|~~~)")
@@ -102,47 +108,9 @@ _TALK = re.compile(
     r"questionnaire)\W*$",
     re.IGNORECASE,
 )
-_TEXT = r"(?:text|context|content|passage|document|excerpt|information|details)"
-# What a model asks that was given too little, and how it begins.
-_ASKS_BACK = (
-    r"(?:can|could|would|will) you (?:please |kindly )?"
-    r"(?:provide|share|paste|give|send|upload|supply)\b"
-)
-_MORE = (
-    "(?: (?:me|us|with|more|the|some|any|additional|further|full|complete|actual|entire|relevant|"
-    f"missing|of|it|this|here|again|{_TEXT}))*"
-)
-_BEGS = re.compile(
-    rf"(?:please,? )?{_ASKS_BACK}{_MORE}"
-    r"(?:\W*$| (?:you(?:['\u2019]d| would| want)|(?:so )?that i|so i|for me)\b)",
-    re.IGNORECASE,
-)
-_REQUEST = re.compile(
-    rf"(?:^|[.!,;\u2014-]\s+){_ASKS_BACK}{_MORE}\W*$"
-    rf"|\b{_ASKS_BACK}(?: (?:me|more|the|some|any|additional|full|actual|a|your))* {_TEXT}\b"
-    r"|\bwould you like (?:me|to share|to provide|the questions)\b",
-    re.IGNORECASE,
-)
-_REGRETS = re.compile(
-    r"(?:i['\u2019]?m (?:sorry|afraid|unable)|sorry|i apologi[sz]e|unfortunately|"
-    r"it (?:seems|looks|appears)|i (?:do not|don['\u2019]t|can ?not|can['\u2019]t|need)|"
-    r"i['\u2019]d (?:be happy|love|need)|no (?:text|context|content)|"
-    r"there(?:['\u2019]s| is| are| isn['\u2019]t| aren['\u2019]t) (?:no|not|enough)|"
-    rf"(?:the|this|your) (?:\w+ )?{_TEXT})\b",
-    re.IGNORECASE,
-)
 # "slow sql queries" is none.
 _HEADLINE = re.compile(
     r"(?:\w+ ){0,3}(?i:questions|queries)\W+|(?:[A-Z]\w* )?(?:[Qq]uestions|[Qq]ueries)"
-)
-_OFFER = re.compile(
-    r"(?:(?:would|do|did) you (?:like|want|need|have any)\b.*"
-    r"\b(?:questions?|more|else|help|me to|adjust|answers?|these)|"
-    r"(?:shall|should|can|may|could) i (?:generate|create|add|provide|help|make|write|assist)|"
-    r"(?:is there |need |want )?any(?:thing|one)? (?:else|more)|need (?:any|more)|"
-    r"(?:how )?do(?:es)? (?:this|that|these|those) (?:look|sound|help|work|suit)|"
-    r"(?:is|are) (?:this|that|these|those) (?:what you|ok|okay|helpful|fine))\b",
-    re.IGNORECASE,
 )
 _IMPERATIVES = (
     "explain|describe|discuss|compare|contrast|define|identify|list|name|outline|summari[sz]e|"
@@ -155,9 +123,11 @@ _ASKS_IN_WORDS = re.compile(
     r"(?:in|to|at|for|by|from) (?:what|which|whom)|true or false)\b",
     re.IGNORECASE,
 )
+_NUMBER = re.compile(r"\d{1,3}")
+_NO_LETTERS = re.compile(r"[\W\d_]+")
 _LONGEST_BEGUN = 1000  # characters; nothing that long is the start of a question
 _SHORTEST_SENTENCE = 4  # words; fewer are a topic
-_ENDED = re.compile(rf"[.!:;{MARKS}\u3002\uff01\uff1a][\"'\u201d)*_\u00bb]*$")
+_ENDED = re.compile(rf"[.!:;{MARKS}\u3002\uff01\uff1a][\"'\u201d)\]*_\u00bb]*$")
 
 
 def parse_lines(response: str, limit: int) -> list[Question]:
@@ -192,7 +162,30 @@ def parse_lines(response: str, limit: int) -> list[Question]:
         # announces those below.
         items = [line for line in items if line.asks or line.indent <= outer + 1]
         items = [line for line in items if line.asks or not line.text.endswith((":", "\uff1a"))]
-    return [Question(line.text, line.answer) for line in items]
+    return [
+        Question(line.text, answer) for line, answer in zip(items, _answers(items), strict=True)
+    ]
+
+
+def _answers(items: list[_Line]) -> list[str | None]:
+    """Return each question's own answer: that below it, or its one in a key below them all."""
+    given = [[answer for answer in line.answers if answer.text] for line in items]
+    if given and not any(given[:-1]):
+        key = given[-1]
+        if len(key) == len(items) and len({answer.label for answer in key}) == 1:
+            if all(answer.number for answer in key):
+                key.sort(key=lambda answer: int(answer.number))
+            return [answer.text for answer in key]
+        earlier = {str(number) for number in range(1, len(items))}
+        if any(answer.kind is not Kind.ANSWER or answer.number in earlier for answer in key):
+            return [None] * len(items)
+    return [_last(answers) for answers in given]
+
+
+def _last(answers: list[_Line]) -> str | None:
+    """Return the last of a question's answers, if only that one has its label."""
+    alike = [answer for answer in answers if answer.label == answers[-1].label]
+    return alike[0].text if len(alike) == 1 else None
 
 
 def _classified(response: str) -> list[_Line]:
@@ -202,19 +195,27 @@ def _classified(response: str) -> list[_Line]:
     listing = False  # below an answer that ends in a colon: its parts
     answering = False  # the line before was an answer, or the rest of one
     markers = _markers_in(response)
-    for raw in response.splitlines():
+    raws = response.splitlines()
+    ahead = _answers_stand_ahead(raws, markers)
+    waiting: list[_Line] = []  # the answer that stands ahead of its question
+    heading = _Line(Kind.NOTE, 0, "")  # the last answer or note, or the label of those below
+    for raw in raws:
         if _RULE.fullmatch(raw) or _FENCE.match(raw):
             joined = False
             continue
-        line = _marked(raw, markers, has_question=bool(lines))
-        if line.kind in (Kind.ANSWER, Kind.NOTE):
+        line = _marked(raw, markers, has_question=bool(lines) or ahead)
+        if ahead and line.kind is Kind.ANSWER:
+            waiting = [line]
+            joined = False
+        elif line.kind in (Kind.ANSWER, Kind.NOTE):
             aside = not line.text and bool(lines)
             colon = line.text.endswith((":", "\uff1a"))
             listing = line.kind is Kind.ANSWER and colon and bool(lines)
-            if line.kind is Kind.ANSWER and lines and line.text:
-                lines[-1].answer = line.text
+            heading = line
+            if line.kind is Kind.ANSWER and lines:
+                lines[-1].answers.append(line)
             joined = False
-            answering = bool(lines) and lines[-1].answer is not None
+            answering = bool(lines and lines[-1].answers and lines[-1].answers[-1].text)
         elif lines and not lines[-1].text and line.text:
             # A label or number on a line of its own waited for this text.
             lines[-1].text = line.text
@@ -222,16 +223,35 @@ def _classified(response: str) -> list[_Line]:
         elif (listing and _is_part(line, of=lines[-1])) or (
             answering and _goes_on(line, of=lines[-1])
         ):
-            lines[-1].answer = f"{lines[-1].answer} {line.text}"
+            answer = lines[-1].answers[-1]
+            answer.text = f"{answer.text} {line.text}"
         elif aside and not line.asks and not _reopens(line):
-            if lines and lines[-1].answer is None and line.kind is Kind.PLAIN:
-                lines[-1].answer = line.text
+            if heading.label.endswith(("answers", "key")):
+                if not _is_talk(line, surplus=False):
+                    lines[-1].answers.append(line)
+            elif line.kind is Kind.PLAIN:
+                heading.text = heading.text or line.text
         elif joined and lines and _continues(lines[-1], line):
             lines[-1].text += " " + line.text
         else:
+            if line.asks or line.kind is Kind.LABEL:
+                line.answers, waiting = waiting, []
             lines.append(line)
             joined, aside, listing, answering = True, False, False, False
     return lines
+
+
+def _answers_stand_ahead(raws: list[str], markers: dict[Kind, re.Pattern[str]]) -> bool:
+    """Tell whether each answer stands above its question: answer, question, answer, question."""
+    turns: list[Kind] = []
+    for raw in raws:
+        line = _marked(raw, markers, has_question=True)
+        turn = Kind.LABEL if line.asks else line.kind
+        if turn in (Kind.ANSWER, Kind.LABEL) and turn not in turns[-1:]:
+            turns.append(turn)
+            if turns[0] is Kind.LABEL:
+                return False
+    return len(turns) > 2 and turns[-1] is Kind.LABEL
 
 
 def _goes_on(line: _Line, *, of: _Line) -> bool:
@@ -239,13 +259,14 @@ def _goes_on(line: _Line, *, of: _Line) -> bool:
 
     Where questions are plain lines, or have no question mark, it may be the next one.
     """
-    if of.kind is Kind.PLAIN or not of.asks or of.answer is None:
+    if of.kind is Kind.PLAIN or not of.asks or not of.answers:
         return False
     if line.asks or _ASKS_IN_WORDS.search(line.text) is not None:
         return False
     if line.kind is Kind.BULLET:
         return of.kind is not Kind.BULLET
-    return line.kind is Kind.PLAIN and line.text[:1].islower() and not _ended(of.answer)
+    ended = _ended(of.answers[-1].text)
+    return line.kind is Kind.PLAIN and line.text[:1].islower() and not ended
 
 
 def _is_part(line: _Line, *, of: _Line) -> bool:
@@ -269,12 +290,6 @@ def _is_talk(line: _Line, *, surplus: bool) -> bool:
     return _ended(line.text) or (surplus and not line.text[:1].islower())
 
 
-def begs(text: str) -> bool:
-    """Tell whether a question asks for the text: what a model says that was given too little."""
-    regrets = _REGRETS.match(text) is not None and _REQUEST.search(text) is not None
-    return regrets or _BEGS.match(text) is not None
-
-
 def _reopens(line: _Line) -> bool:
     return line.kind is Kind.LABEL or (
         line.kind is not Kind.PLAIN and _ASKS_IN_WORDS.search(line.text) is not None
@@ -294,16 +309,19 @@ def _marked(raw: str, markers: dict[Kind, re.Pattern[str]], *, has_question: boo
     expanded = raw.expandtabs(4)
     indent = len(expanded) - len(expanded.lstrip())
     text = raw.strip().lstrip("> ").strip()
-    heading = text.startswith("#")
+    heading = _HEADING.match(text)
     if heading:
-        text = re.sub(r"^#+\s+|\s+#+$", "", text)
+        text = re.sub(r"\s+#+$", "", text[heading.end() :])
     kind = Kind.PLAIN
     for _ in range(3):  # marks can be nested: "- 1. Question: ..."
         bare = without_emphasis(text).lstrip("*_ ") if _EMPHASIS.match(text) else text
         if has_question and (answer := ANSWER_LABEL.match(bare)):
-            return _Line(Kind.ANSWER, indent, bare[answer.end() :].strip(")]*_ "))
+            return _answer(answer, indent)
         if note := NOTE_LABEL.match(bare):
-            return _Line(Kind.NOTE, indent, bare[note.end() :].strip(")]*_ "))
+            line = _answer(note, indent)
+            if not (has_question and is_answer_word(line.label)):
+                line.kind = Kind.NOTE
+            return line
         if _HEADLINE.fullmatch(bare):
             return _Line(Kind.NOTE, indent, raw)
         if label := QUESTION_LABEL.match(bare):
@@ -316,9 +334,16 @@ def _marked(raw: str, markers: dict[Kind, re.Pattern[str]], *, has_question: boo
     if kind is Kind.PLAIN:
         opener = _OPENERS.match(text)
         text = text[opener.end() :] if opener else text
-        if not text or _OFFER.match(text) or (heading and not ASKS.search(text)):
+        if not text or offers(text) or (heading and not ASKS.search(text)):
             return _Line(Kind.NOTE, indent, raw)
     return _Line(kind, indent, text.strip())
+
+
+def _answer(label: re.Match[str], indent: int) -> _Line:
+    """Return the answer behind a label such as "Answer 1:"."""
+    words, number = _NO_LETTERS.sub(" ", label[0]).strip().lower(), _NUMBER.search(label[0])
+    text = label.string[label.end() :].strip(")]*_ ")
+    return _Line(Kind.ANSWER, indent, text, words, number[0] if number else "")
 
 
 def _continues(previous: _Line, line: _Line) -> bool:
@@ -340,7 +365,8 @@ def _continues(previous: _Line, line: _Line) -> bool:
     begun = _ASKS_IN_WORDS.search(previous.text) is not None
     ends = line.asks and _ASKS_IN_WORDS.match(line.text) is None
     if line.text[:1].islower():
-        return previous.text[:1].isupper() and (begun or ends)
+        comma = previous.text.endswith(",") and line.asks
+        return previous.text[:1].isupper() and (begun or ends or comma)
     return begun and ends
 
 

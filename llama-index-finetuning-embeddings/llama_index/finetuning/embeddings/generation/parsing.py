@@ -3,42 +3,48 @@
 import re
 import unicodedata
 
-from llama_index.finetuning.embeddings.generation.lines import begs, parse_lines, unmarked
-from llama_index.finetuning.embeddings.generation.questions import Question, tidy
+from llama_index.finetuning.embeddings.generation.lines import parse_lines, unmarked
+from llama_index.finetuning.embeddings.generation.questions import MARKS, Question, tidy
+from llama_index.finetuning.embeddings.generation.refusals import refuses, says_nothing
 from llama_index.finetuning.embeddings.generation.structured import parse_structured
 
+# A question may speak of such tags: a thought begins a line, and ends at the start of one or right
+# behind the last word of one.
 _THOUGHT = re.compile(
-    r"<(think|thinking|thought|reasoning|reflection|scratchpad)>.*?(?:</\1>|\Z)", re.DOTALL | re.I
+    r"^[^\S\n]*(?:<((?:seed:)?think|thinking|thought|reasoning|reflection|scratchpad|analysis)>"
+    r".*?(?:</\1>|\Z)|(?-i:\[THINK\].*?(?:\[/THINK\]|\Z))"
+    r"|\u25c1think\u25b7.*?(?:\u25c1/think\u25b7|\Z))",
+    re.DOTALL | re.I | re.M,
 )
-_THOUGHT_END = re.compile(r"\A.*</(?:think|thinking|thought|reasoning)>", re.DOTALL | re.I)
+_CLOSED = r"(?:</(?:(?:seed:)?think|thinking|thought|reasoning)>|\[/THINK\]|\u25c1/think\u25b7)"
+_THOUGHT_END = re.compile(
+    rf"\A.*(?:^[^\S\n]*{_CLOSED}|(?<=[\w.!?)]){_CLOSED}(?=[^\S\n]*$))", re.DOTALL | re.I | re.M
+)
 _CHANNEL = re.compile(r"\A.*<\|channel\|>final<\|message\|>", re.DOTALL)
 # Long runs of blanks say nothing, and patterns would go through them again and again.
 _WIDE = re.compile(r"[^\S\n]{9,}")
 _EMPTY_LINES = re.compile(r"\n\s*\n")
-_SPECIAL = re.compile(
-    r"<\|[^|<>]*\|>|</?s>|\[/?INST\]|<(?:start|end)_of_turn>|[\u200b\u2060\ufeff]"
-)
+_MARK = r"(?:<\|[^|<>\n]*\|>|</?s>|\[/?INST\]|<(?:start|end)_of_turn>)"
+_SPECIAL = re.compile(rf"^[^\S\n]*(?:{_MARK}[^\S\n]*){{1,9}}|(?:{_MARK}[^\S\n]*){{1,9}}$", re.M)
+_INVISIBLE = re.compile(r"[\u200b\u2060\ufeff]")
 _ESCAPED_BREAK = re.compile(r"\\n(?=\s*(?:\d{1,2}[.)]|[-*]\s|Q))")
-_BREAK = re.compile(r"<br\s*/?>", re.I)
-_EMPHASIS_TAG = re.compile(r"<(/?)(b|strong|em|i|p|span|u)>", re.I)
-# What stands where there is no question.
-_NOTHING = re.compile(
-    r"n a|none|null|nil|nothing|empty|not (?:applicable|available|possible)|"
-    r"(?:no|zero|0) (?:\w+ )?(?:questions?|queries|query|keywords?|answers?|output|content)"
-    r"(?: (?:found|available|possible|generated|needed|applicable|here))?|"
-    r"(?:insufficient|not enough) (?:context|information|content|text)"
-    r"(?: (?:given|provided|available|here|to (?:generate|create|write|form)(?: \w+){0,6}))?|"
-    r"unable to (?:generate|create|write|form) (?:any |more |\w+ )?(?:questions?|queries|keywords?)"
-    r"(?: \w+){0,6}|"
-    r"keine?(?: fragen?)?|aucune?(?: question)?|ningun[ao]?(?: pregunta)?|nessuna?(?: domanda)?|"
-    r"nenhuma?(?: pergunta)?|\u65e0|\u7121|\u6ca1\u6709|\u6c92\u6709|\u306a\u3057"
+# Between blanks a question speaks of the tag.
+_BREAK = re.compile(
+    rf"(?:^|(?<=[\w{MARKS}.!:;,)*\u3002\u201d])|(?<=[{MARKS}.!] )|(?<=[{MARKS}.!][\"'_]))"
+    r"(?:<br\s*/?>\s*){1,9}|(?:<br\s*/?>\s*){1,9}$",
+    re.I | re.M,
 )
-_NO_WORDS = re.compile(r"[^\w+#]+")
+_EMPHASIS_TAG = re.compile(r"<(/?)(b|strong|em|i|p|span|u)>", re.I)
 _SIGNS = {"Sm", "Sc"}  # of mathematics and money
 _VOWEL_SIGNS = {"Mn", "Mc"}
 # Between numbers, or names of one letter.
 _OPERATOR = re.compile(r"(?:(?<=\d )|(?<=\W\w ))[-/*%](?= (?:\d|\w\W))")
-_ROLE = re.compile(r"\A\s*(?:assistant|ai|response|output|result|answer)\s*(?::|\n)\s*", re.I)
+# "Answer:" is none where it is said again below, of the next question.
+_ROLE = re.compile(
+    r"\A\s*(?:assistant|ai|output|result|(response|answer)(?![^?\n]*\n[\s\S]*^[^\w\n]*\1\b))"
+    r"\s*(?::|\n)\s*",
+    re.I | re.M,
+)
 
 
 def parse_questions(response: str, limit: int) -> list[Question]:
@@ -62,10 +68,8 @@ def parse_questions(response: str, limit: int) -> list[Question]:
     unique: dict[str, Question] = {}
     for question in map(tidy, found):
         key = question_key(question.text)
-        words = " ".join(_NO_WORDS.sub(" ", key).split())
-        if any(character.isalnum() for character in question.text) and not _NOTHING.fullmatch(
-            words
-        ):
+        told = any(character.isalnum() for character in question.text)
+        if told and not says_nothing(key) and not refuses(question.text):
             unique.setdefault(key, question)
     return list(unique.values())
 
@@ -75,7 +79,7 @@ def _inside(structured: Question) -> list[Question]:
     text = structured.text.strip()
     if "\n" in text:
         return parse_lines(text, limit=1)
-    return [] if begs(text) else [Question(unmarked(text), structured.answer)]
+    return [Question(unmarked(text), structured.answer)]
 
 
 def question_key(text: str) -> str:
@@ -98,9 +102,10 @@ def question_key(text: str) -> str:
 
 
 def _plain(response: str) -> str:
-    text = response.replace("\u00a0", " ").replace("\r\n", "\n")
-    text = _CHANNEL.sub("", _THOUGHT_END.sub("", _THOUGHT.sub("", text)))
-    text = _without_emphasis_tags(_BREAK.sub("\n", _SPECIAL.sub("", text)))
+    text = _INVISIBLE.sub("", response.replace("\u00a0", " ").replace("\r\n", "\n"))
+    text = _SPECIAL.sub("", _CHANNEL.sub("", text))
+    text = _THOUGHT_END.sub("", _THOUGHT.sub("", text))
+    text = _without_emphasis_tags(_BREAK.sub("\n", text))
     text = _EMPTY_LINES.sub("\n\n", _WIDE.sub(" " * 8, text))
     if "\n" not in text.strip():
         text = _ESCAPED_BREAK.sub("\n", text)

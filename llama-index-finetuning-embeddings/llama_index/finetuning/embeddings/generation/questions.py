@@ -19,7 +19,7 @@ _QUESTION_WORDS = (
     "questions?|ques|query|queries|search quer(?:y|ies)|q|"
     "frage|pregunta|domanda|pergunta|vraag|pytanie|"
     "\u0432\u043e\u043f\u0440\u043e\u0441|\u95ee\u9898|\u554f\u984c|\u8cea\u554f|\u8d28\u95ee|"
-    "\u95ee|\u554f|\uc9c8\ubb38|\u0633\u0624\u0627\u0644|"
+    "\u95ee|\u554f|\uc9c8\ubb38|\u0633[\u0624\u0648]\u0627\u0644|"
     # Turkish, Indonesian, Vietnamese, Nordic, Czech, Romanian, Hungarian, Ukrainian, Greek, Hindi,
     # Arabic, Hebrew and Thai.
     "soru|c\u00e2u|pertanyaan|c\u00e2u h\u1ecfi|fr\u00e5ga|sp\u00f8rgsm\u00e5l|"
@@ -33,7 +33,7 @@ _ANSWER_WORDS = (
     "(?:expected |correct |sample |model |reference |short |suggested )?answers?(?: key)?|ans|"
     "response|solution|antwort|r\u00e9ponse|respuesta|risposta|resposta|antwoord|odpowied\u017a|"
     "\u043e\u0442\u0432\u0435\u0442|\u7b54\u6848|\u56de\u7b54|\u7b54|\ub2f5\ubcc0|\ub2f5|"
-    "\u0627\u0644\u0625\u062c\u0627\u0628\u0629|"
+    "\u0627\u0644\u0625\u062c\u0627\u0628\u0629|\u067e\u0627\u0633\u062e|"
     "cevap|jawaban|tr\u1ea3 l\u1eddi|svar|vastaus|odpov\u011b\u010f|"
     "r\u0103spuns(?:ul)?|v\u00e1lasz|"
     "\u0432\u0456\u0434\u043f\u043e\u0432\u0456\u0434\u044c|"
@@ -81,12 +81,17 @@ NOTE_LABEL = re.compile(
     re.IGNORECASE,
 )
 
+# Keys and names of columns, their words parted by blanks.
 _QUESTION_KEY = re.compile(
-    rf"(?:\d+|(?:{_QUESTION_WORDS}|text|keywords?)[ _-]?(?:text|string|list)?[ _-]?\d*"
-    rf"|(?:generated|search|exam|quiz|user)[ _-](?:questions?|quer(?:y|ies)))",
+    rf"\d+|(?:{_QUESTION_WORDS}|text|keywords?) ?(?:text|string|list)? ?\d*"
+    r"|(?:generated|search|exam|quiz|user) (?:question|query)"
+    r"|(?:search|keyword|query|user) (?:term|phrase)s?"
+    # "number of questions" is a count, and "key terms" stand beside a question.
+    r"|(?!n |no |num|total|count)(?:\w+ ){1,3}(?:questions|queries)(?: list)?",
     re.IGNORECASE,
 )
-_ANSWER_KEY = re.compile(rf"(?:{_ANSWER_WORDS}|a)[ _-]?(?:text)?[ _-]?\d*", re.IGNORECASE)
+_ANSWER_KEY = re.compile(rf"(?:{_ANSWER_WORDS}|a) ?(?:text)? ?\d*", re.IGNORECASE)
+_KEY_BREAK = re.compile(r"(?<=[a-z])(?=[A-Z])|[\s_-]+")
 
 # "Multiple choice: ", "(Easy) ", "[Inference]" before a capital letter.
 _KIND_LABEL = re.compile(
@@ -94,12 +99,18 @@ _KIND_LABEL = re.compile(
     r"[(\[](?:[^\W\d][\w/-]*)(?: [\w/-]+){0,3}[)\]]:?)\s*"
     r"(?=[\"'\u201c\u00bf]?[A-Z\u00bf\u00c0-\u00dd])"
 )
+# Around one word alone underscores are code: "__init__".
+_UNDERSCORES = r"__(?!\w+__(?!\w))"
 _BOLD_LABEL = re.compile(
-    r"(?:\*\*|__)(?:[^*_?]{1,60}?[:\uff1a]\s*(?:\*\*|__)"
+    rf"(?:\*\*|{_UNDERSCORES})(?:[^*_?]{{1,60}}?[:\uff1a]\s*(?:\*\*|__)"
     r"|[^*_?]{1,60}(?:\*\*|__)\s*[:\uff1a])\s*(?=\S)"
 )
-# Not past the next mark: each is looked at once, however many were never closed.
-_BOLD = re.compile(r"(\*\*\*|\*\*|___|__)(?=\S)((?:(?!\1).)+)(?<=\S)\1")
+# Not past the next mark: each is looked at once, however many were never closed. Between letters
+# or digits "**" is a power.
+_BOLD = re.compile(
+    rf"(?<![A-Za-z0-9_])(\*\*\*|\*\*|___|{_UNDERSCORES})(?=\S)((?:(?!\1).)+)(?<=\S)\1"
+    r"(?![A-Za-z0-9_])"
+)
 _QUOTES = {'"': '"', "'": "'", "`": "`", "*": "*", "_": "_", "\u201c": "\u201d", "\u00ab": "\u00bb"}
 _QUOTES |= {"\u201e": "\u201c", "\u2018": "\u2019", "\u300c": "\u300d", "\u300e": "\u300f"}
 _STRAY = re.compile(rf"(?<=[{MARKS}])\s*[;,.|]+$")
@@ -118,12 +129,17 @@ _AFTER_MARK = re.compile(
 
 def is_question_word(word: str) -> bool:
     """Tell whether a JSON key or a column's name announces a question."""
-    return _QUESTION_KEY.fullmatch(word.strip()) is not None
+    return _QUESTION_KEY.fullmatch(_parted(word)) is not None
 
 
 def is_answer_word(word: str) -> bool:
     """Tell whether a JSON key or a column's name announces an answer."""
-    return _ANSWER_KEY.fullmatch(word.strip()) is not None
+    return _ANSWER_KEY.fullmatch(_parted(word)) is not None
+
+
+def _parted(key: str) -> str:
+    """Part the words of a key such as "searchQueries" or "search_queries"."""
+    return _KEY_BREAK.sub(" ", key.strip())
 
 
 def without_emphasis(text: str) -> str:

@@ -2,18 +2,21 @@ r"""Questions in answers that have a machine's shape: JSON or nearly JSON, tags,
 
 import json
 import re
+from typing import NamedTuple
 
 from llama_index.finetuning.embeddings.generation.questions import (
+    ASKING_WORD,
     ASKS,
     Question,
     is_answer_word,
     is_question_word,
 )
+from llama_index.finetuning.embeddings.generation.refusals import offers
 
-# A bracket that opens a line or follows a colon, "=" or a backtick, and holds a string, a key or
-# another bracket.
+# A bracket that opens a line or follows a colon, "=" or a backtick on one, and holds a string, a
+# key or another bracket.
 _OPENING = re.compile(
-    r"(?:(?P<start>^[ \t]*(?:\w+\s*=)?)|[:=`])\s*(?=[\[{]\s*[\"'\u201c\[{\w])", re.M
+    r"(?:(?P<start>^[ \t]*(?:\w+\s*=)?\s*)|[:=`][^\S\n]*)(?=[\[{]\s*[\"'\u201c\[{\w])", re.M
 )
 # A string without its last quote reaches to the end: the answer was cut off inside it. What opens
 # a string or a word is looked for where neither can have begun before, so that a long answer is
@@ -30,6 +33,8 @@ _TOKEN = re.compile(
 )
 _FENCE = re.compile(r"```\w*")
 _NOT_JSON = re.compile(r"[^\s,;]")
+# "What does this print:", "1. Explain the list below."
+_ASKING_LINE = re.compile(rf"[\W\d]*{ASKING_WORD}", re.IGNORECASE)
 _REMARK_KEY = re.compile(
     r"errors?|messages?|status|reason(?:ing)?|notes?|details?|explanation|type|category|topic|"
     r"difficulty|level|language|(?:\w+_)?id|no|number|code|success|valid|thoughts?|document|"
@@ -37,11 +42,19 @@ _REMARK_KEY = re.compile(
     re.IGNORECASE,
 )
 _COLON = re.compile(r"\s*:")
+_DIGITS = "0123456789"
+_LONGEST_LINE = 1000  # characters of one that announces JSON
 _TAG = re.compile(
     r"<(?P<end>/?)(?P<name>(?:question|query|q|li|item|text|answer)(?:[_-]?\d+)?)\b[^<>]*>",
     re.IGNORECASE,
 )
 _RULE_CELL = re.compile(r":?-{2,}:?")
+
+
+class _String(NamedTuple):
+    text: str
+    is_key: bool
+    home: int  # where the object begins that it is in; a list is part of the object around it
 
 
 def parse_structured(response: str) -> list[Question] | None:
@@ -59,7 +72,8 @@ def _from_json(response: str) -> tuple[list[Question], bool]:
     for, over its last comma.
     """
     found: list[Question] = []
-    every: list[tuple[str, bool]] = []
+    every: list[_String] = []
+    alone: list[_String] = []  # those of brackets that have their lines for themselves
     between = ""
     position = 0
     while (opening := _OPENING.search(response, position)) is not None:
@@ -67,17 +81,28 @@ def _from_json(response: str) -> tuple[list[Question], bool]:
         strings, position = _value(response, opening.end())
         every += strings
         pairs = _pairs(strings)
-        # Inside a sentence a bracket is more likely a piece of code that a question speaks of.
-        if opening["start"] is not None or (
-            any(ASKS.search(pair.text) for pair in pairs)
-            and "?" not in response[position : _line_end(response, position)]
-        ):
+        rest = response[position : _line_end(response, position)]
+        # Inside a sentence a bracket is more likely a piece of code that a question speaks of, and
+        # so it is below a line that asks.
+        if any(ASKS.search(pair.text) for pair in pairs):
+            if opening["start"] is not None or "?" not in rest:
+                found += pairs
+        elif opening["start"] is not None and not _asks_last(between):
             found += pairs
+            alone += [] if _NOT_JSON.search(rest) else strings
     between += response[position:]
-    told = any(not is_key for _, is_key in every)
-    if not told or _NOT_JSON.search(_FENCE.sub("", between)) is not None:
-        return found, False
-    return found or _under_any_key(every), True
+    whole = _NOT_JSON.search(_FENCE.sub("", between)) is None
+    if not whole:
+        asked = any(ASKS.search(line) and not offers(line) for line in between.splitlines())
+        return found or ([] if asked else _under_any_key(alone)), False
+    told = any(not string.is_key for string in every)
+    return (found or _under_any_key(every), True) if told else (found, False)
+
+
+def _asks_last(text: str) -> bool:
+    """Tell whether the last line of a text asks."""
+    line = _FENCE.sub("", text[-_LONGEST_LINE:]).rstrip().rpartition("\n")[2]
+    return ASKS.search(line) is not None or _ASKING_LINE.match(line) is not None
 
 
 def _line_end(text: str, position: int) -> int:
@@ -85,21 +110,26 @@ def _line_end(text: str, position: int) -> int:
     return len(text) if end < 0 else end
 
 
-def _value(response: str, start: int) -> tuple[list[tuple[str, bool]], int]:
-    """Return the strings of one bracketed value, each with whether it is a key, and its end."""
-    strings: list[tuple[str, bool]] = []
-    depth = 0
+def _value(response: str, start: int) -> tuple[list[_String], int]:
+    """Return the strings of one bracketed value, and its end."""
+    strings: list[_String] = []
+    homes: list[int] = []  # of the brackets that are open
     for token in _TOKEN.finditer(response, start):
         if token["bracket"]:
-            depth += 1 if token["bracket"] in "[{" else -1
-            if depth <= 0:
+            if token["bracket"] in "]}":
+                homes.pop()
+            else:
+                listed = token["bracket"] == "[" and homes
+                homes.append(homes[-1] if listed else token.start())
+            if not homes:
                 return strings, token.end()
         elif (token.lastgroup or "").startswith("cut"):
             break
         elif token["bare"]:
-            strings.append((token["bare"], True))
+            strings.append(_String(token["bare"], True, homes[-1]))
         else:
-            strings.append((_unescaped(token), _COLON.match(response, token.end()) is not None))
+            is_key = _COLON.match(response, token.end()) is not None
+            strings.append(_String(_unescaped(token), is_key, homes[-1]))
     return strings, len(response)
 
 
@@ -114,30 +144,52 @@ def _unescaped(token: re.Match[str]) -> str:
     return token["curly"]
 
 
-def _pairs(strings: list[tuple[str, bool]]) -> list[Question]:
+def _pairs(strings: list[_String]) -> list[Question]:
     found: list[Question] = []
+    # By object: the places of its questions in those found, and its answers, each with the number
+    # in its key.
+    asked: dict[int, list[tuple[str, int]]] = {}
+    answers: dict[int, list[tuple[str, str]]] = {}
     key: str | None = None
-    for text, is_key in strings:
+    number = ""
+    for text, is_key, home in strings:
         if is_key:
             key = text
+            number = key[len(key.rstrip(_DIGITS)) :]
         elif key is None or is_question_word(key):
+            asked.setdefault(home, []).append((number, len(found)))
             found.append(Question(text))
         elif ASKS.search(key):
             found.append(Question(key, text))
-        elif found and found[-1].answer is None and is_answer_word(key):
-            found[-1] = Question(found[-1].text, text)
+        elif is_answer_word(key):
+            answers.setdefault(home, []).append((number, text))
+    for home, given in answers.items():
+        for place, answer in _matched(asked.get(home, []), given):
+            found[place] = Question(found[place].text, answer)
     # Without a key that speaks of questions, what asks is one.
-    return found or [Question(text) for text, is_key in strings if not is_key and ASKS.search(text)]
+    return found or [
+        Question(one.text) for one in strings if not one.is_key and ASKS.search(one.text)
+    ]
 
 
-def _under_any_key(strings: list[tuple[str, bool]]) -> list[Question]:
+def _matched(asked: list[tuple[str, int]], answers: list[tuple[str, str]]) -> list[tuple[int, str]]:
+    """Return the answer to each question of one object, where it is clear which it is."""
+    if all(number for number, _ in [*asked, *answers]):
+        by_number = dict(reversed(answers))  # of several with one number the first
+        return [(place, by_number[number]) for number, place in asked if number in by_number]
+    if len(asked) not in (1, len(answers)):
+        return []
+    return [(place, answer) for (_, place), (_, answer) in zip(asked, answers, strict=False)]
+
+
+def _under_any_key(strings: list[_String]) -> list[Question]:
     """Return the strings under the key that has most, whatever its name; all where none has two.
 
     Keys of remarks are passed over.
     """
     found: dict[str, list[Question]] = {}
     key = ""
-    for text, is_key in strings:
+    for text, is_key, _ in strings:
         if is_key:
             key = text
         elif not _REMARK_KEY.fullmatch(key):
