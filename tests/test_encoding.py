@@ -1,14 +1,22 @@
 """Tests of `encoding`: each distinct text once, in order, cached, checked."""
 
+import dataclasses
 import functools
 import json
 import math
+import operator
 import os
+import queue
+import random
+import re
 import shutil
 import subprocess
 import sys
 import threading
 import time
+from datetime import date, datetime, timedelta
+from decimal import Decimal
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -427,9 +435,9 @@ def test_identity_follows_public_fields():
         assert identity(Wrapper(inner=first)) != identity(Wrapper(inner=second))
     assert identity(Wrapper(inner=one)) == identity(Wrapper(inner=HashEmbedding(model_name="one")))
     assert identity(Wrapper(inner=layer(1.0))) == identity(Wrapper(inner=layer(1.0)))
-    # Whatever else has no form in JSON counts by its class, a class of modules too.
+    # Whatever else has no form in JSON counts by its class, and a class by its name.
     assert identity(Wrapper(inner=object())) == identity(Wrapper(inner=object()))
-    assert identity(Wrapper(inner=torch.nn.Linear)) == identity(Wrapper(inner=dict))
+    assert identity(Wrapper(inner=torch.nn.Linear)) != identity(Wrapper(inner=dict))
 
 
 def test_identity_follows_private_values_and_arrays():
@@ -599,6 +607,325 @@ def test_identity_of_a_function_is_that_of_another_process(tmp_path):
     assert len(printed) == 1
 
 
+class Settable(HashEmbedding):
+    """Holds anything, as a public field or a private one."""
+
+    field: object = None
+    openai_key: str = ""
+    key: str = ""
+    pad_token: str = ""
+    _held: object = PrivateAttr(default=None)
+    _http: object = PrivateAttr(default=None)
+    _sdk: object = PrivateAttr(default=None)
+    _cut: object = PrivateAttr(default=None)
+    _w: dict = PrivateAttr(default_factory=dict)
+    _encode_kwargs: dict = PrivateAttr(default_factory=dict)
+    _layers: list = PrivateAttr(default_factory=list)
+    _models: list = PrivateAttr(default_factory=list)
+    _lengths: list = PrivateAttr(default_factory=list)
+    _counts_by_text: dict = PrivateAttr(default_factory=dict)
+    _config_cache: dict = PrivateAttr(default_factory=dict)
+    _shapes: tuple = PrivateAttr(default=())
+    _last_request: object = PrivateAttr(default=0.0)
+    _tokens_left: int = PrivateAttr(default=1000)
+    _started: object = PrivateAttr(default=0.0)
+
+
+def identity_of(**values):
+    """Return the identity of a model with these values."""
+    model = Settable()
+    for name, value in values.items():
+        setattr(model, name, value)
+    return identity(model)
+
+
+@dataclasses.dataclass(slots=True)
+class Slotted:
+    """A setting whose class keeps its fields in slots."""
+
+    scale: object
+    api_key: str = ""
+    __hidden: int = 0
+
+    def hide(self, value):
+        self.__hidden = value
+        return self
+
+
+class Scale:
+    """Multiplies, by a number or by several."""
+
+    def __init__(self, factor, key=""):
+        self.factor = factor
+        self.service_key = key
+        self._calls = 0
+
+    def apply(self, vector):
+        self._calls += 1
+        return vector
+
+    def close(self):
+        """Do nothing."""
+
+
+def times(factor):
+    """Return a function that holds a factor."""
+    return lambda vector: vector * factor
+
+
+def by_default(factor=1.0, key="", last=0):
+    """Return a function with default arguments."""
+
+    def apply(vector, api_key=key, factor=factor, *, last_layers=last):
+        return vector
+
+    return apply
+
+
+def torch_values():
+    """Return pairs of values of torch."""
+    import torch
+
+    half, single = torch.float16, torch.float32
+    yield half, single
+    yield Slotted([half, single, half]), Slotted([half, single, single])
+    yield torch.device("cpu"), torch.device("meta")
+    yield times(torch.ones(2)), times(torch.zeros(2))
+
+
+DIFFERENT = {
+    "classes": lambda: (Scale, Slotted),
+    "patterns": lambda: (re.compile("a"), re.compile("b")),
+    "flags": lambda: (re.compile("a"), re.compile("a", re.IGNORECASE)),
+    "long patterns": lambda: (re.compile("a" * 300 + "b"), re.compile("a" * 300 + "c")),
+    "searches": lambda: (re.compile("a").sub, re.compile("b").sub),
+    "slots": lambda: (Slotted(1.0), Slotted(2.0)),
+    "hidden slots": lambda: (Slotted(1.0).hide(1), Slotted(1.0).hide(2)),
+    "slices": lambda: (slice(0, 128), slice(0, 256)),
+    "ranges": lambda: (range(3), range(4)),
+    "decimals": lambda: (Decimal("1"), Decimal("2")),
+    "fractions": lambda: (Fraction(1, 2), Fraction(1, 3)),
+    "times": lambda: (timedelta(1), timedelta(2)),
+    "dates": lambda: (date(2020, 1, 1), date(2021, 1, 1)),
+    "getters": lambda: (operator.itemgetter(0), operator.itemgetter(1)),
+    "callers": lambda: (operator.methodcaller("lower"), operator.methodcaller("upper")),
+    "types of numpy": lambda: (np.dtype("f4"), np.dtype("f8")),
+    "ufuncs": lambda: (np.log1p, np.sqrt),
+    "methods of str": lambda: (str.lower, str.upper),
+    "bound methods": lambda: (Scale(1.0).apply, Scale(2.0).apply),
+    "bound methods of arrays": lambda: (Scale(np.ones(2)).apply, Scale(np.zeros(2)).apply),
+    "tuples that are held": lambda: (Scale((0, 8)).apply, Scale((8, 16)).apply),
+    "what can be closed": lambda: (Scale(1.0), Scale(2.0)),
+    "objects that are held": lambda: (times(Scale(1.0)), times(Scale(2.0))),
+    "lists that are held": lambda: (times([1.0, 2.0]), times([2.0, 1.0])),
+    "dicts that are held": lambda: (times({"title": 1.0}), times({"title": 2.0})),
+    "default arguments": lambda: (by_default([1.0]), by_default([2.0])),
+    "numbers of defaults": lambda: (by_default(last=1), by_default(last=2)),
+    "arguments": lambda: (functools.partial(max, last=1), functools.partial(max, last=2)),
+    **{
+        f"torch {number}": functools.partial(lambda n: list(torch_values())[n], number)
+        for number in range(4)
+    },
+}
+
+
+@pytest.mark.parametrize("place", ["field", "_held"])
+@pytest.mark.parametrize("kind", DIFFERENT)
+def test_identity_tells_values_apart(kind, place):
+    """Whatever a setting is made of, another value is another model, and an equal one is not."""
+    first, second = (identity_of(**{place: value}) for value in DIFFERENT[kind]())
+    assert first != second
+    assert first == identity_of(**{place: DIFFERENT[kind]()[0]})
+
+
+def test_identity_tells_private_containers_apart():
+    """Short tuples count, and so does whatever was given, is named as settings or holds models."""
+    one, other = HashEmbedding(model_name="one"), HashEmbedding(model_name="other")
+    for name, first, second in (
+        ("_cut", (0, 8), (8, 16)),
+        ("_cut", ((0, 8), None), ((8, 16), None)),
+        ("_cut", [0, 8], [8, 16]),
+        ("_w", {"scale": 1.0}, {"scale": 2.0}),
+        ("_encode_kwargs", {"normalize": True, "last": 1}, {"normalize": True, "last": 2}),
+        ("field", {"title": 1.0, "time": 0.1}, {"title": 1.0, "time": 0.2}),
+        ("_layers", [-1], [-1, -2]),
+        ("_models", [one], [other]),
+    ):
+        assert identity_of(**{name: first}) != identity_of(**{name: second})
+        assert identity_of(**{name: first}) == identity_of(**{name: first})
+
+
+def test_identity_leaves_out_what_grows():
+    """Records of calls, counters and moments change with every call, and the identity does not."""
+    before = identity_of()
+    assert identity_of(_lengths=[10, 10], _counts_by_text={"amber": 2}) == before
+    assert identity_of(_config_cache={"a": 1}, _shapes=tuple(range(100))) == before
+    assert identity_of(_last_request=12.5, _tokens_left=3, _started=12.5) == before
+    assert identity_of(_last_request=datetime(2020, 1, 1)) == identity_of(
+        _last_request=datetime(2021, 1, 1)
+    )
+    scale = Scale(1.0)
+    first = identity_of(field=scale.apply)
+    scale.apply([1.0])
+    assert identity_of(field=scale.apply) == first
+
+
+def test_identity_leaves_out_keys_of_any_name():
+    """A changed key is no other model, whoever holds it; a token of a vocabulary is."""
+    for name in ("openai_key", "key"):
+        assert identity_of(**{name: "a"}) == identity_of(**{name: "b"})
+    assert identity_of(field={"openai_key": "a"}) == identity_of(field={"openai_key": "b"})
+    assert identity_of(pad_token="[PAD]") != identity_of(pad_token="<pad>")
+    for make in (
+        lambda key: Slotted(1.0, key),
+        lambda key: Scale(1.0, key),
+        lambda key: Scale(1.0, key).apply,
+        lambda key: times(Scale(1.0, key)),
+        lambda key: by_default(1.0, key),
+        lambda key: [Slotted(1.0, key)],
+    ):
+        assert identity_of(field=make("a")) == identity_of(field=make("b"))
+        assert identity_of(_held=make("a")) == identity_of(_held=make("b"))
+
+
+def test_identity_follows_the_module_of_a_class():
+    """Two classes of one name are two models, except in a process that has another main module."""
+
+    def of(module):
+        kind = type("Own", (HashEmbedding,), {"__module__": module})
+        return identity(kind())
+
+    assert of("one") == of("one") != of("two")
+    assert of("__main__") == of("__mp_main__")
+
+
+class Sdk:
+    """An object that holds a session, as the clients of services do."""
+
+    def __init__(self, session):
+        self.http = session
+
+
+def clients():
+    """Yield a maker of each client, and something that changes its state."""
+    httpx = pytest.importorskip("httpx")
+    openai = pytest.importorskip("openai")
+    requests = pytest.importorskip("requests")
+    urllib3 = pytest.importorskip("urllib3")
+
+    def answer(request):
+        cookie = {"set-cookie": f"a={time.monotonic()}"}
+        return httpx.Response(200, headers=cookie, request=request)
+
+    yield (
+        lambda: httpx.Client(transport=httpx.MockTransport(answer)),
+        lambda one: one.get("http://x"),
+    )
+    yield requests.Session, lambda one: one.cookies.set("a", "b")
+    yield urllib3.PoolManager, lambda one: one.connection_from_url("http://x")
+    yield (
+        lambda: openai.OpenAI(api_key=f"sk-{time.monotonic()}"),
+        lambda one: one.copy(),
+    )
+    yield threading.Event, lambda one: one.set()
+    yield threading.Lock, lambda one: one.acquire()
+    yield queue.Queue, lambda one: one.put(1)
+    yield random.Random, lambda one: one.gauss(0, 1)
+    yield np.random.default_rng, lambda one: one.random()
+    yield lambda: iter([1, 2]), next
+    yield threading.local, lambda one: setattr(one, "a", 1)
+
+
+@pytest.mark.parametrize("number", range(11))
+def test_identity_of_models_that_hold_clients(number):
+    """A client is the same after a call, and so is another one that was made alike."""
+    make, use = list(clients())[number]
+    for name, around in (("_http", lambda one: one), ("_sdk", Sdk), ("field", Sdk)):
+        client = make()
+        before = identity_of(**{name: around(client)})
+        use(client)
+        assert (
+            identity_of(**{name: around(client)}) == before == identity_of(**{name: around(make())})
+        )
+
+
+def test_a_client_does_not_cost_the_cache(tmp_path):
+    """A model that counts what is left and holds a session in use is embedded with once."""
+    requests = pytest.importorskip("requests")
+
+    class Remote(Settable):
+        def _get_text_embeddings(self, texts):
+            self._last_request = time.monotonic()
+            self._tokens_left -= 1
+            self._http.cookies.set("a", str(time.monotonic()))
+            return super()._get_text_embeddings(texts)
+
+    model = Remote()
+    model._http = requests.Session()
+    for _ in range(2):
+        encode(model, ["amber"], "text", cache_dir=tmp_path)
+    assert model.texts_seen == ["amber"]
+    assert len(list(tmp_path.glob("*.sqlite"))) == 1
+
+
+def test_identity_of_objects_that_raise():
+    """What can't be looked into counts by its class, and what stands beside it counts in full."""
+
+    class Broken(dict):
+        def items(self):
+            raise NotImplementedError
+
+    class Unwilling:
+        def __getattr__(self, name):
+            raise RuntimeError(name)
+
+    for broken in (Broken(a=1), Unwilling()):
+        assert identity_of(field=[broken]) == identity_of(field=[type(broken)()])
+        assert identity_of(field=broken) != identity_of()
+        assert identity_of(field=[broken, 1]) != identity_of(field=[broken, 2])
+        assert identity_of(field=broken, _cut=(1,)) != identity_of(field=broken, _cut=(2,))
+
+
+def test_identity_is_the_same_elsewhere(tmp_path):
+    """In another process, and after pickling, nothing of a configuration counts otherwise."""
+    file = tmp_path / "own.py"
+    file.write_text(
+        "import dataclasses, decimal, pickle, re, sys\n"
+        "import numpy as np, torch\n"
+        "from llama_index.core import MockEmbedding\n"
+        "from llama_index.core.bridge.pydantic import PrivateAttr\n"
+        "from llama_index.finetuning.embeddings.encoding.identity import identity\n"
+        "@dataclasses.dataclass(slots=True)\n"
+        "class Conf:\n    scale: float\n    words: set\n"
+        "class Scale:\n"
+        "    def __init__(self): self.factor = 2.0\n"
+        "    def apply(self, vector): return vector\n"
+        "class Own(MockEmbedding):\n"
+        "    parts: object = None\n"
+        "    _cut: object = PrivateAttr(default_factory=lambda: (0, 8))\n"
+        "conf = Conf(1.0, {'a', 'b', 'c', 'd'})\n"
+        "parts = [conf, conf, re.compile('a'), torch.float16, torch.ones(2), slice(3), Conf,\n"
+        "         {(1, 2): frozenset('abcd')}, decimal.Decimal(1), Scale().apply, np.dtype('f4'),\n"
+        "         re.compile('a')]\n"
+        "model = Own(embed_dim=2, parts=parts)\n"
+        "again = pickle.loads(pickle.dumps(model))\n"
+        "assert identity(again) == identity(model)\n"
+        "assert identity(pickle.loads(pickle.dumps(again))) == identity(model)\n"
+        "print(identity(model))\n"
+    )
+    printed = {
+        subprocess.run(
+            [sys.executable, str(file)],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(printed) == 1
+
+
 def test_identity_holds_no_secrets_of_pydantic():
     """A `SecretStr` under any name is no part of it."""
     from pydantic import SecretStr
@@ -721,7 +1048,7 @@ class Dying(HashEmbedding):
         if len(self.text_batches) == 2:
             os._exit(9)
         return super()._get_text_embeddings(texts)
-Dying.__qualname__ = "HashEmbedding"
+Dying.__module__, Dying.__qualname__ = HashEmbedding.__module__, "HashEmbedding"
 encode(Dying(), ["aaa", "bb", "c"], "text", batch_size=1, cache_dir={folder!r})
 """
 

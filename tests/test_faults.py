@@ -273,7 +273,8 @@ class Failing(HashEmbedding):
         return super()._get_text_embeddings(texts)
 
 
-Failing.__qualname__ = "HashEmbedding"  # the cache is that of the model that works
+# The cache is that of the model that works.
+Failing.__module__, Failing.__qualname__ = HashEmbedding.__module__, "HashEmbedding"
 WORDS = ["five five", "four 444", "three 3", "two tw", "one 1"]
 
 
@@ -322,7 +323,7 @@ class Telling(HashEmbedding):
         os.write(PIPE, b"x")
         return super()._get_text_embeddings(texts)
 
-Telling.__qualname__ = "HashEmbedding"
+Telling.__module__, Telling.__qualname__ = HashEmbedding.__module__, "HashEmbedding"
 
 def start(texts, folder, to_be_killed):
     global PIPE

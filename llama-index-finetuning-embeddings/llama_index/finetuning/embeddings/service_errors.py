@@ -1,5 +1,7 @@
 """What the errors of services tell: the HTTP status, whether asking again can help, and when."""
 
+import inspect
+import itertools
 import re
 from collections.abc import Mapping
 from datetime import datetime, timedelta, timezone
@@ -36,13 +38,38 @@ _RATE = re.compile(
     r"|\(throttlingexception\)",
     re.IGNORECASE,
 )
-_USED_UP = "insufficient_quota"
+# Faults of a program, whose messages may quote a text.
+_QUOTING = (LookupError, TypeError, ValueError)
+# A used-up account or a wrong key, as codes and in words, where the status is not that of one.
+_REFUSAL_CODES = (
+    "insufficient_quota",
+    "billing_hard_limit",
+    "billing_not_active",
+    "api_key_invalid",
+)
+_REFUSALS = ("credit balance is too low", "api key not valid")
 _MODERATED = ("flagged", "moderation")
+# With status 429, of a request that is beyond the limit all by itself.
+_TOO_LARGE = "request too large"
+_BODY_TOO_LARGE = 413
+_OF_ONE_TEXT = (
+    *_MODERATED,
+    _TOO_LARGE,
+    "content filter",
+    "content_filter",
+    "content management policy",
+    "context length",
+    "context_length",
+    "context window",
+    "too long",
+)
+# A wait of fewer seconds is no figure.
+AT_ONCE = 0.05
 
 
 def is_permanent(error: BaseException) -> bool:
     """Tell whether the same request would fail again: a wrong key, model or prompt."""
-    if refuses_all(error):
+    if refuses_all(error) or _is_too_large(error):
         return True
     status = status_of(error)
     return status in _CLIENT_ERRORS and status not in _TRANSIENT and not _throttles(error)
@@ -51,10 +78,11 @@ def is_permanent(error: BaseException) -> bool:
 def refuses_all(error: BaseException) -> bool:
     """Tell whether other requests would fail as well: a wrong key, a used-up quota."""
     status = status_of(error)
-    words = f"{getattr(error, 'code', '')} {error}".lower()
+    words = f"{inspect.getattr_static(error, 'code', '')} {error}".lower()
     return (
         status in _REFUSED
-        or _USED_UP in words
+        or any(code in words for code in _REFUSAL_CODES)
+        or (not isinstance(error, _QUOTING) and any(one in words for one in _REFUSALS))
         or (status is None and type(error).__name__ == _NOT_SENT)
     )
 
@@ -67,18 +95,27 @@ def may_refuse_all(error: BaseException) -> bool:
     return status_of(error) in _PERHAPS_REFUSED and not flagged
 
 
+def concerns_one_text(error: BaseException) -> bool:
+    """Tell whether a permanent error says itself that it is about the text: too long, barred."""
+    words = str(error).lower()
+    said = status_of(error) == _BODY_TOO_LARGE or any(one in words for one in _OF_ONE_TEXT)
+    return said and is_permanent(error) and not refuses_all(error)
+
+
 def status_of(error: BaseException) -> int | None:
     """Return the HTTP status that an error carries, or None."""
     response = getattr(error, "response", None)
     places = (
         (error, "status_code"),
         (response, "status_code"),
+        (error, "status"),  # aiohttp, which warns where one reads its "code"
         (error, "code"),
-        (error, "status"),  # aiohttp
     )
-    found: list[Any] = [getattr(holder, name, None) for holder, name in places]
-    found.append(_botocore(error).get("HTTPStatusCode"))
-    return next((int(status) for status in found if isinstance(status, int)), None)
+    for holder, name in places:
+        if isinstance(status := getattr(holder, name, None), int):
+            return int(status)
+    status = _botocore(error).get("HTTPStatusCode")
+    return status if isinstance(status, int) else None
 
 
 def _botocore(error: BaseException) -> Mapping[str, Any]:
@@ -92,19 +129,29 @@ def told_wait(error: BaseException) -> float | None:
     """Return the seconds that a rate-limit error says to wait, or None.
 
     Looked for in ``retry_after``, in the response's ``Retry-After`` headers and in the message
-    ("Please try again in 1m2.5s").
+    ("Please try again in 1m2.5s"). "At once" is told by what limits the rate alone: of any other
+    error it says nothing.
     """
+    wait = None if _is_too_large(error) else _figure(error)
+    return None if wait is not None and wait < AT_ONCE and not _may_limit_rate(error) else wait
+
+
+def _figure(error: BaseException) -> float | None:
     told = getattr(error, "retry_after", None)
     if isinstance(told, timedelta):
         return max(0.0, told.total_seconds())
     if told is not None and (wait := _header_seconds(told)) is not None:
         return wait
-    headers = getattr(getattr(error, "response", None), "headers", None)
-    headers = headers or _botocore(error).get("HTTPHeaders") or {}
-    for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0), ("Retry-After", 1.0)):
+    places = (
+        getattr(getattr(error, "response", None), "headers", None),
+        getattr(error, "headers", None),  # aiohttp, urllib
+        _botocore(error).get("HTTPHeaders"),
+    )
+    names = (("retry-after-ms", 0.001), ("retry-after", 1.0), ("Retry-After", 1.0))
+    for headers, (name, unit) in itertools.product(places, names):
         value = headers.get(name) if hasattr(headers, "get") else None
         if value is not None and (wait := _header_seconds(value)) is not None:
-            return wait * unit
+            return float(wait * unit)
     match = _TOLD.search(str(error)) if _may_limit_rate(error) else None
     if match is None:
         return None
@@ -120,13 +167,23 @@ def asks_to_wait(error: BaseException) -> bool:
 
 def limits_rate(error: BaseException) -> bool:
     """Tell whether a service answers nothing because it was asked too often."""
+    return _counts_requests(error) and not _is_too_large(error)
+
+
+def _is_too_large(error: BaseException) -> bool:
+    """Tell whether a request is beyond the rate limit all by itself, however long one waits."""
+    return _TOO_LARGE in str(error).lower() and _counts_requests(error)
+
+
+def _counts_requests(error: BaseException) -> bool:
+    """Tell whether an error is about a rate limit, by its status or its words."""
     status = status_of(error)
     if status in _TOO_MANY or _throttles(error):
         return True
     if status in _CLIENT_ERRORS - _TRANSIENT:
         return False
     # Other errors may quote a text, or hold such a number: "4290 tokens exceed the window".
-    told = not isinstance(error, LookupError | TypeError | ValueError) and _RATE.search(str(error))
+    told = not isinstance(error, _QUOTING) and _RATE.search(str(error))
     return bool(told) or any(word in type(error).__name__.lower() for word in _RATE_NAMES)
 
 

@@ -1,15 +1,19 @@
 """What makes two embedding models the same for a cache of vectors."""
 
 import contextlib
+import copyreg
 import enum
 import functools
 import hashlib
 import json
+import numbers
 import os
 import re
 import types
-from collections.abc import Callable, Iterator, Mapping, Set
-from typing import Any
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, MutableSequence, Set
+from datetime import date, timedelta
+from typing import Any, Literal
 
 import numpy as np
 from llama_index.core.base.embeddings.base import BaseEmbedding
@@ -40,37 +44,68 @@ _IRRELEVANT = {
     "timeout",
     "token",
 }
+# Names of keys beyond the usual ones ("openai_key"), and of texts that are none ("pad_token").
+_SECRETS = re.compile(r"(?:^|[_-])(?:key|token)$", re.IGNORECASE)
+_NO_SECRETS = re.compile(
+    r"(?:^|_)(?:bos|cls|column|content|dict|doc|document|embedding|end|eos|eot|feature|field|image"
+    r"|input|mask|metadata|model|output|pad|passage|prefix|prompt|query|sep|sort|special|start"
+    r"|state|stop|suffix|text|unk|vector)_(?:key|token)$",
+    re.IGNORECASE,
+)
 # Words in the names of what changes from call to call, and of objects that a process holds.
 _RECORDS = re.compile(
     r"(?:^|_)(?:calls|count(?:er|s)?|hits|misses|seen|stats|time(?:stamp)?|total|usage|used|uuid"
     r"|warn(?:ed|ings?))(?:_|$)",
     re.IGNORECASE,
 )
-# Of these, numbers alone.
-_TALLIES = re.compile(r"(?:^|_)(?:attempts|cost|failures|requests|spent)(?:_|$)", re.IGNORECASE)
-_HANDLES = re.compile(
-    r"(?:^|_)(?:a?client|cached?|executor|lock|logger|loop|pool|semaphore|session|thread|tokenizer)"
-    r"(?:_|$)",
+# Of these, numbers and moments alone.
+_TALLIES = re.compile(
+    r"(?:^|_)(?:attempts|cost|created|deadline|elapsed|expires|failures|fd|handle|last|left|next"
+    r"|pid|remaining|requests|spent|started)(?:_|$)",
     re.IGNORECASE,
 )
+_HANDLES = re.compile(
+    r"(?:^|_)(?:a?client|buffer|cached?|executor|history|lock|log|logger|loop|memo|pending|pool"
+    r"|queue|record|semaphore|session|thread|tokenizer)s?(?:_|$)",
+    re.IGNORECASE,
+)
+# Containers that a caller fills once.
+_SETTINGS = re.compile(
+    r"(?:^|_)(?:args|bounds|cfg|coefficients|conf|config|configuration|cut|dims|dimensions|factors"
+    r"|kwargs|layers|options|opts|param(?:eter)?s|scales?|settings|slice|span|w|weights)(?:_|$)",
+    re.IGNORECASE,
+)
+# Types whose objects are a process's own, by module and name.
+_PROCESS = re.compile(
+    r"(?:_?(?:asyncio|contextvars|queue|random|socket|ssl|threading|thread|weakref|weakrefset)"
+    r"|concurrent|http|logging|multiprocessing|numpy\.random|selectors|sqlite3|subprocess|uuid"
+    r"|torch\._C\.Generator)(?:\.|$)"
+)
 _PLAIN = (bool, int, float, str)
+_MEASURES = (numbers.Number, date, timedelta, tuple)
 # The prompts of one side, by the names that Sentence Transformers and LlamaIndex give them.
 _PROMPTS = {"query": {"query"}, "text": {"text", "document"}}
 _OTHER = {"query": "text", "text": "query"}
+# How a value is held: by an object, given by a caller for good, or by a function.
+_Origin = Literal["own", "given", "held"]
 _DEEPEST = 8
 _SAMPLED_WEIGHTS = 4096
+_LONGEST_TUPLE = 32
+_LONGEST_REPR = 1000
 
 
 def identity(embed_model: BaseEmbedding, side: str | None = None) -> str:
     """Return a hash that changes when the vectors of a model would.
 
     It covers the class and the settings (without keys, time limits, batch size and the like):
-    public ones of any kind, and private ones that are a text, a number, an array, an object or a
-    mapping to texts; functions with their code, which another version of Python compiles anew, and
+    public ones of any kind, and private ones that are a text, a number, an array, an object, a
+    short tuple or a mapping to texts, and other containers whose names say that they are settings
+    (``_weights``); functions with their code, which another version of Python compiles anew, and
     the values that they hold on to; and, for models in memory, the prompts, each module's settings
     and a sample of every weight tensor: a model trained further, or another one saved under the
     same path, is another model. Wrapped objects are followed in the same way. What holds a
-    process's state by its name (a client, a lock, a count of calls) is left out.
+    process's state by its name or its class (a client, a lock, a count of calls) is left out; of
+    an object that can be closed, and of one that a function holds on to, the plain values count.
 
     Args:
         embed_model: The model.
@@ -89,89 +124,111 @@ class _Description:
 
     def __init__(self, side: str | None) -> None:
         self._others = _PROMPTS[_OTHER[side]] if side else set()
-        # Kept alive while this runs, so that no other object takes an id.
-        self._seen: dict[int, object] = {}
+        # Each kept alive while this runs, so that no other object takes its id.
+        self._seen: dict[tuple[int, _Origin], tuple[object, str]] = {}
 
-    def of(self, value: Any, depth: int = 0) -> Any:
-        if value is None or isinstance(value, _PLAIN):
-            return value
-        for kind, simpler in _SIMPLER.items():
-            if isinstance(value, kind):
-                return self.of(simpler(value), depth)
-        name = type(value).__qualname__
-        secret = hasattr(value, "get_secret_value")
-        if isinstance(value, types.ModuleType):
-            return value.__name__
-        if isinstance(value, type) or secret or depth > _DEEPEST or id(value) in self._seen:
-            return name
-        if isinstance(value, np.ndarray) or callable(getattr(value, "detach", None)):
+    def of(self, value: Any, depth: int = 0, origin: _Origin = "own") -> Any:
+        """Describe a value: one that is plain by itself, any other by a hash or its class."""
+        try:
+            if value is None or isinstance(value, _PLAIN):
+                return value
+            for kind, simpler in _SIMPLER.items():
+                if isinstance(value, kind):
+                    return self.of(simpler(value), depth, origin)
+            name = _name(type(value))
+            if depth > _DEEPEST or _has(value, "get_secret_value"):
+                return name
+            key = id(value), origin
+            if key not in self._seen:
+                self._seen[key] = value, name  # what holds itself finds this
+                described = json.dumps(self._object(value, name, depth, origin), sort_keys=True)
+                self._seen[key] = value, hashlib.sha256(described.encode("utf-8")).hexdigest()
+            return self._seen[key][1]
+        except Exception:  # from the methods of a foreign object
+            if isinstance(value, BaseEmbedding):
+                raise
+            return _name(type(value))
+
+    def _object(self, value: Any, name: str, depth: int, origin: _Origin) -> Any:
+        if isinstance(value, np.ndarray) or _has(value, "detach"):
             return _array(value)
         if isinstance(value, functools.partial):
             parts = (value.func, value.args, value.keywords)
-            return [name, *(self.of(one, depth + 1) for one in parts)]
+            return [name, *(self.of(one, depth + 1, "given") for one in parts)]
+        if not _is_model(value) and any(
+            _PROCESS.match(_name(kind)) for kind in type(value).__mro__
+        ):
+            return name
+        inner: _Origin = "given" if origin == "given" else "own"
         if isinstance(value, Mapping):
-            kept = {str(key): one for key, one in value.items() if isinstance(key, _PLAIN)}
-            return {key: self.of(one, depth + 1) for key, one in kept.items() if _counts(key, one)}
-        if isinstance(value, list | tuple):
-            return [self.of(one, depth + 1) for one in value]
+            named = {self._key(key, depth): one for key, one in value.items()}
+            return {
+                key: self.of(one, depth + 1, inner)
+                for key, one in named.items()
+                if _counts(key, one, is_given=inner == "given" and isinstance(one, _PLAIN))
+            }
+        if isinstance(value, list | tuple | deque):
+            return [self.of(one, depth + 1, inner) for one in value]
         if isinstance(value, Set):
             return sorted(json.dumps(self.of(one, depth + 1), sort_keys=True) for one in value)
-        self._seen[id(value)] = value
-        if callable(getattr(value, "state_dict", None)):
+        if _has(value, "state_dict"):
             return [name, self._module(value)]
         if callable(value) and hasattr(value, "__qualname__"):
             return self._function(value, depth)
-        return [name, {key: self.of(one, depth + 1) for key, one in self._settings(value)}]
+        fields = _fields(value)
+        if not fields:
+            return [name, self._made_of(value, depth)]
+        is_client = origin == "held" or _has(value, "close")
+        return [name, self._shaping(value, fields, depth, is_client=is_client)]
+
+    def _key(self, key: Any, depth: int) -> str:
+        """Return a text for a mapping's key."""
+        return str(key) if isinstance(key, _PLAIN) else json.dumps(self.of(key, depth + 1))
+
+    def _made_of(self, value: Any, depth: int) -> Any:
+        """Describe an object without fields (a pattern, a slice) by what makes another like it."""
+        if isinstance(value, Iterator):  # which moves on
+            return None
+        with contextlib.suppress(Exception):  # not all can be made anew
+            reduce = copyreg.dispatch_table.get(type(value))
+            made = value.__reduce_ex__(2) if reduce is None else reduce(value)
+            if isinstance(made, str):
+                return made
+            if not any(made[2:]):  # no state beyond these
+                return self.of(made[1], depth + 1)
+        shown = repr(value)
+        return None if " at 0x" in shown or len(shown) > _LONGEST_REPR else shown
 
     def _function(self, value: Any, depth: int) -> list[Any]:
         """Describe a function: where it is from, its code, and the values that it holds on to."""
         code = getattr(value, "__code__", None)
         held = {
-            name: getattr(value, name, None)
-            for name in ("__self__", "__defaults__", "__kwdefaults__", "__wrapped__")
+            name: self.of(one, depth + 1, origin)
+            for name, one, origin in _held_by(value, code)
+            if _counts(name, one, is_given=origin == "given" and isinstance(one, _PLAIN))
+            and not _is_empty(one)
         }
-        names = () if code is None else code.co_freevars
-        for name, cell in zip(names, getattr(value, "__closure__", None) or (), strict=False):
-            with contextlib.suppress(ValueError):  # not filled yet
-                if _counts(name, cell.cell_contents) and not _is_grown(cell.cell_contents):
-                    held[name] = cell.cell_contents
-        return [
-            getattr(value, "__module__", None),
-            value.__qualname__,
-            None if code is None else _code(code),
-            {name: self._held(one, depth + 1) for name, one in held.items()},
-        ]
+        return [_name(value), None if code is None else _code(code), held]
 
-    def _held(self, value: Any, depth: int) -> Any:
-        """Describe what a function holds: of an object its texts and flags alone.
-
-        A client or a session changes with every call.
-        """
-        kinds = (BaseEmbedding, type, types.ModuleType, functools.partial)
-        known = isinstance(value, kinds) or hasattr(value, "__qualname__")
-        if known or not hasattr(value, "__dict__") or callable(getattr(value, "state_dict", None)):
-            return self.of(value, depth)
-        texts = {
-            k: v for k, v in vars(value).items() if isinstance(v, str | bool) and _counts(k, v)
-        }
-        return [type(value).__qualname__, texts]
-
-    def _settings(self, value: Any) -> Iterator[tuple[str, Any]]:
-        """Yield the fields of an object that shape what it computes."""
-        fields = getattr(type(value), "model_fields", None)
-        own = getattr(value, "__dict__", {})
-        if fields is not None:
-            private = getattr(value, "__pydantic_private__", None) or {}
-            own = {**{name: getattr(value, name) for name in fields}, **private}
-        public_field = isinstance(value, BaseEmbedding)
-        for name, one in own.items():
+    def _shaping(
+        self, value: Any, fields: Mapping[str, Any], depth: int, *, is_client: bool
+    ) -> dict[str, Any]:
+        """Describe the fields of an object that shape what it computes; a client's plain ones."""
+        is_model = isinstance(value, BaseEmbedding)
+        shaping = {}
+        for name, one in fields.items():
             hidden = name.startswith("_")
-            if hidden and (one is None or isinstance(one, tuple) or _is_grown(one)):
+            if hidden and (one is None or _may_grow(name, one)):
                 continue  # made when it is needed, or grown from call to call
             if name in {f"{side}_instruction" for side in self._others}:
                 continue
-            if _counts(name, one, is_field=public_field and not hidden):
-                yield name, one
+            if is_client and not is_model and not _is_simple(name, one):
+                continue
+            is_given = is_model and not hidden
+            if _counts(name, one, is_given=is_given):
+                origin: _Origin = "given" if is_given or _SETTINGS.search(name) else "own"
+                shaping[name] = self.of(one, depth + 1, origin)
+        return shaping
 
     def _module(self, module: Any) -> list[Any]:
         """Describe a module in memory: prompts, the settings of its parts, and its weights."""
@@ -185,18 +242,100 @@ class _Description:
         settings = [getattr(module, name, None) for name in names]
         parts = []
         for name, part in module.named_modules() if hasattr(module, "named_modules") else ():
-            parts.append([name, type(part).__qualname__, part.extra_repr()])
+            parts.append([name, _name(type(part)), part.extra_repr()])
             with contextlib.suppress(Exception):  # some classes have none, some raise
                 parts.append(self.of(part.get_config_dict()))
         weights = [[name, _array(one, sampled=True)] for name, one in module.state_dict().items()]
         return [default, prompts, settings, parts, weights]
 
 
-def _is_grown(value: Any) -> bool:
-    """Tell whether a private container may be a record of calls; one of texts is none."""
-    if type(value) is dict:
-        return not (value and all(isinstance(one, str | bool) for one in value.values()))
-    return isinstance(value, Mapping | list | Set)
+def _name(thing: Any) -> str:
+    """Name a class or a function, with its module."""
+    module = getattr(thing, "__module__", None)
+    # The main module is called so in the processes that multiprocessing starts.
+    return f"{'__main__' if module == '__mp_main__' else module}.{thing.__qualname__}"
+
+
+def _has(value: Any, method: str) -> bool:
+    """Tell whether an object has a method; some raise errors of their own when asked."""
+    try:
+        return callable(getattr(value, method, None))
+    except Exception:
+        return False
+
+
+def _is_model(value: Any) -> bool:
+    return isinstance(value, BaseEmbedding) or _has(value, "state_dict")
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    """Return what an object holds, by name."""
+    fields = getattr(type(value), "model_fields", None)
+    if fields is not None:
+        beyond = [getattr(value, f"__pydantic_{kind}__", None) for kind in ("extra", "private")]
+        own = {name: getattr(value, name) for name in fields}
+        return {**own, **(beyond[0] or {}), **(beyond[1] or {})}
+    held = {}
+    for kind in type(value).__mro__:
+        slots = vars(kind).get("__slots__", ())
+        for name in [slots] if isinstance(slots, str) else slots:
+            is_mangled = name.startswith("__") and not name.endswith("__")
+            attribute = f"_{kind.__name__.lstrip('_')}{name}" if is_mangled else name
+            if name not in ("__dict__", "__weakref__") and hasattr(value, attribute):
+                held[name] = getattr(value, attribute)
+    return {**held, **getattr(value, "__dict__", {})}
+
+
+def _held_by(
+    function: Any, code: types.CodeType | None
+) -> Iterator[tuple[str, Any, Literal["given", "held"]]]:
+    """Yield the values that a function holds on to, with their names and where they are from."""
+    for name in ("__self__", "__wrapped__"):
+        yield name, getattr(function, name, None), "held"
+    defaults = dict(getattr(function, "__kwdefaults__", None) or {})
+    if code is not None:
+        values = getattr(function, "__defaults__", None) or ()
+        arguments = code.co_varnames[: code.co_argcount]
+        defaults.update(zip(arguments[::-1], values[::-1], strict=False))
+        cells = getattr(function, "__closure__", None) or ()
+        for name, cell in zip(code.co_freevars, cells, strict=False):
+            with contextlib.suppress(ValueError):  # not filled yet
+                yield name, cell.cell_contents, "held"
+    for name, value in defaults.items():
+        yield name, value, "given"
+
+
+def _is_empty(value: Any) -> bool:
+    """Tell whether a container is yet to be filled."""
+    return isinstance(value, Mapping | MutableSequence | Set) and not value
+
+
+def _may_grow(name: str, value: Any) -> bool:
+    """Tell whether a private container may be a record of calls: neither texts nor settings."""
+    if isinstance(value, tuple):
+        return not value or not _is_plain(value)
+    if not isinstance(value, Mapping | MutableSequence | Set):
+        return False
+    held = value.values() if isinstance(value, Mapping) else value
+    if not value:
+        return True
+    is_settings = _SETTINGS.search(name) is not None and not _TALLIES.search(name)
+    of_texts = type(value) is dict and all(isinstance(one, str | bool) for one in held)
+    return not (is_settings or of_texts or all(_is_model(one) for one in held))
+
+
+def _is_plain(value: Any) -> bool:
+    """Tell whether a value is plain, or a short tuple of such."""
+    if isinstance(value, tuple):
+        return len(value) <= _LONGEST_TUPLE and all(_is_plain(one) for one in value)
+    return value is None or isinstance(value, _PLAIN)
+
+
+def _is_simple(name: str, value: Any) -> bool:
+    """Tell whether a value counts of an object that may be a client: plain, an array, a model."""
+    known = isinstance(value, np.ndarray) or _has(value, "detach") or _is_model(value)
+    is_settings = isinstance(value, Mapping | list | Set) and _SETTINGS.search(name) is not None
+    return known or is_settings or _is_plain(value)
 
 
 def _code(code: types.CodeType) -> list[Any]:
@@ -216,19 +355,29 @@ _SIMPLER: dict[Any, Callable[[Any], Any]] = {
     np.generic: lambda value: value.item(),
     os.PathLike: os.fspath,
     (bytes, complex): repr,
+    type: _name,
+    types.ModuleType: lambda value: value.__name__,
 }
 
 
-def _counts(name: str, value: Any, *, is_field: bool = False) -> bool:
-    """Tell whether what stands under a name may shape a vector."""
-    if name.strip("_") in _IRRELEVANT or is_secret_name(name):
+def _counts(name: str, value: Any, *, is_given: bool = False) -> bool:
+    """Tell whether what stands under a name may shape a vector; what a caller gave, may."""
+    if name.strip("_") in _IRRELEVANT or _is_secret(name, value):
         return False
-    if is_field or callable(getattr(value, "state_dict", None)):
+    if is_given or _is_model(value):
         return True
-    if isinstance(value, _PLAIN):
-        tally = not isinstance(value, str | bool) and _TALLIES.search(name) is not None
-        return not tally and _RECORDS.search(name) is None
-    return isinstance(value, BaseEmbedding) or not (_RECORDS.search(name) or _HANDLES.search(name))
+    is_measure = isinstance(value, _MEASURES) and not isinstance(value, bool)
+    if _RECORDS.search(name) or (is_measure and _TALLIES.search(name)):
+        return False
+    return isinstance(value, _PLAIN) or not _HANDLES.search(name)
+
+
+def _is_secret(name: str, value: Any) -> bool:
+    """Tell whether a key, a token or a password stands under a name."""
+    if is_secret_name(name):
+        return True
+    may_be = isinstance(value, str | bytes) and _SECRETS.search(name) is not None
+    return may_be and not _NO_SECRETS.search(name)
 
 
 def _array(values: Any, *, sampled: bool = False) -> Any:

@@ -5,10 +5,13 @@ import logging
 import math
 import random
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from llama_index.finetuning.embeddings.service_errors import (
+    AT_ONCE,
+    concerns_one_text,
     is_permanent,
     limits_rate,
     may_refuse_all,
@@ -21,9 +24,9 @@ logger = logging.getLogger(__name__)
 _LONGEST_BACKOFF = 60.0
 _LONGEST_TOLD = 300.0
 _WORTH_A_LINE = 60.0
-# So many texts in a row may be barred where the service has answered others.
-_BARRED_IN_A_ROW = 50
-# So many callers at least may fail for good before the first answer comes.
+# So many texts in a row may fail for good where the service has answered others.
+_FAILED_IN_A_ROW = 50
+# So many at least may fail, in ways that may pass, before the first answer comes.
 _UNANSWERED = 8
 _CHECK = "check the key, the account's quota, the model's name and the address."
 
@@ -76,10 +79,9 @@ class Pace:
         self._resume_at = clock()
         self._answered_at = -math.inf
         self._answers = 0
-        # Refusals come faster than the first answers, which may be under way for all callers.
-        self._unanswered_left = 0 if answers_before else max(_UNANSWERED, 2 * callers)
-        self._most_barred = max(_BARRED_IN_A_ROW, 4 * callers)
-        self._barred_left = self._most_barred if answers_before else callers + 2
+        self._has_answered = answers_before
+        # Texts that failed for good since the last answer, by the ways in which they failed.
+        self._in_a_row: Counter[str] = Counter()
 
     async def ready(self) -> None:
         """Return when no told wait is left, and a moment later."""
@@ -90,7 +92,8 @@ class Pace:
         """Note that the service has answered."""
         self._answered_at = self._clock()
         self._answers += 1
-        self._barred_left = self._most_barred
+        self._has_answered = True
+        self._in_a_row.clear()
 
     async def after(self, error: BaseException, attempt: int, told: Told) -> None:
         """Wait after a failed attempt.
@@ -123,11 +126,17 @@ class Pace:
         )
 
     def _wait(self, error: BaseException, told: Told) -> float | None:
-        """Return the told wait; where a rate limit tells none, a longer one each time."""
+        """Return the told wait; where a rate limit tells none, a longer one each time.
+
+        So too where the told one and the first one are so short that asking would never pause.
+        """
         wait = told_wait(error)
-        if wait is None and limits_rate(error):
-            wait = min((self._first_wait or 1.0) * 2 ** min(told.count, 10), _LONGEST_BACKOFF)
-        return wait
+        if wait is None and not limits_rate(error):
+            return None
+        if wait is not None and max(wait, self._first_wait) >= AT_ONCE:
+            return wait
+        growing = (self._first_wait or wait or 1.0) * 2.0 ** min(told.count, 20)
+        return min(growing, _LONGEST_BACKOFF, _LONGEST_TOLD)
 
     def _share(self) -> float:
         return self._random.uniform(0.0, 0.25)
@@ -157,24 +166,16 @@ class Pace:
     def dead_end(self, error: BaseException, told: Told) -> str | None:
         """Return what to do about an error after which no node can be asked for now, or None.
 
-        A refusal that may be one text's alone (a firewall's, a guardrail's) ends nothing where
-        the service has answered others.
+        What may be one text's alone (a firewall's word, say) ends nothing before it has come for
+        many texts in a row; what says that it is, never does.
         """
         if refuses_all(error):
             return f"The service would refuse all others too: {_CHECK}"
-        if may_refuse_all(error):
-            self._barred_left -= 1
-            if self._barred_left <= 0:
-                return f"The service would probably refuse all others too: {_CHECK}"
+        if concerns_one_text(error):
             return None
-        wait = self._wait(error, told)
+        wait = None if is_permanent(error) else self._wait(error, told)
         if wait is None:
-            if self._answers or is_permanent(error):  # of this text alone
-                return None
-            self._unanswered_left -= 1
-            if self._unanswered_left == 0:
-                return f"No request has been answered: {_CHECK}"
-            return None
+            return self._too_many(error)
         longest = f"{_LONGEST_TOLD / 60:.0f} minutes"
         if wait > _LONGEST_TOLD:
             return (
@@ -184,3 +185,21 @@ class Pace:
         if self._is_silent(told):
             return f"For {longest} the service has said nothing but to wait."
         return None
+
+    def _too_many(self, error: BaseException) -> str | None:
+        """Count a text that failed for good, and say so where too many did since an answer."""
+        most = max(_FAILED_IN_A_ROW, 4 * self._callers)
+        words = "The service would probably refuse all others too"
+        if may_refuse_all(error):
+            # Refusals come faster than the first answers, which may be under way for all callers.
+            way, first = "barred", self._callers + 2
+        elif is_permanent(error):
+            way, first = "refused", most
+        else:
+            way, first = "failed", max(_UNANSWERED, 2 * self._callers)
+            words = "No request has been answered"
+            if self._has_answered:
+                words = f"The last {most} requests have not been answered"
+        self._in_a_row[way] += 1
+        enough = self._in_a_row[way] >= (most if self._has_answered else first)
+        return f"{words}: {_CHECK}" if enough else None

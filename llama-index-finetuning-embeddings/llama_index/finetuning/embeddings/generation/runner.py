@@ -222,9 +222,9 @@ class Run:
 
     def _fail(self, node_id: str, error: Exception, why: str | None) -> None:
         self._errors[node_id] = self._reason(error, node_id)
-        patient = asks_to_wait(error) and not refuses_all(error)
-        if patient and len(self._errors.keys() | self._outcomes) == len(self._keys):
-            why = None  # nobody is left to be spared the wait
+        is_last = len(self._errors.keys() | self._outcomes) == len(self._keys)
+        if is_last and not refuses_all(error) and (asks_to_wait(error) or self._made):
+            why = None  # nobody is left to be spared the wait, or the refusal
         if why is None and self._options.on_failure == "fail":
             why = "'on_failure' is 'fail'."
         if why is not None and not self._stop.is_set():
