@@ -26,16 +26,13 @@ from hypothesis import strategies as st
 from llama_index.core.bridge.pydantic import PrivateAttr
 
 from llama_index.finetuning.embeddings import ConfigurationError, EncodingError, OutputError
-from llama_index.finetuning.embeddings.encoding import encode, stated_dimension
-from llama_index.finetuning.embeddings.encoding import encode as encode_function
+from llama_index.finetuning.embeddings.encoding import encode, patience, stated_dimension, table
 from llama_index.finetuning.embeddings.encoding.identity import identity
-
-encode_module = sys.modules[encode_function.__module__]
 
 
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch):
-    monkeypatch.setattr(encode_module, "_RETRY_WAITS", (0.0, 0.0))
+    monkeypatch.setattr(patience, "_RETRY_WAITS", (0.0, 0.0))
 
 
 class Scripted(HashEmbedding):
@@ -279,7 +276,7 @@ class RateLimitError(Exception):
 
 def test_a_rate_limit_that_says_how_long_is_waited_out(monkeypatch):
     """More often than other failures are tried again, and for as long as it says."""
-    monkeypatch.setattr(encode_module, "_LEAST_TOLD_WAIT", 0.0)
+    monkeypatch.setattr(patience, "_LEAST_TOLD_WAIT", 0.0)
     began = time.monotonic()
     model = Scripted(*[raising(RateLimitError(0.05))] * 5)
     assert encode(model, ["amber"], "text").shape == (1, 32)
@@ -362,8 +359,9 @@ def test_a_dimension_that_changes_between_calls_is_an_error():
     [
         ({"side": "document"}, r"'side' must be in \('query', 'text'\) \(got 'document'\)"),
         ({"ids": ["one"]}, r"'ids' must name each text \(got 1 ids for 2 texts\)"),
-        ({"batch_size": 0}, r"'batch_size' must be at least 1 \(got 0\)"),
-        ({"num_workers": -1}, r"'num_workers' must be at least 1 \(got -1\)"),
+        ({"batch_size": 0}, r"'batch_size' must be None or an integer of at least 1 \(got 0\)"),
+        ({"batch_size": "4"}, r"'batch_size' must be None or an integer of at least 1 \(got '4'\)"),
+        ({"num_workers": -1}, r"'num_workers' must be None or an integer of at least 1 \(got -1\)"),
         ({"embed_model": "local:x"}, r"must be a LlamaIndex BaseEmbedding \(got str\)"),
     ],
 )
@@ -1106,7 +1104,7 @@ def test_a_cache_that_cannot_be_written_is_an_error(tmp_path):
 
 def test_large_tables_are_memory_mapped(monkeypatch):
     """Beyond the limit the vectors lie in a temporary file, and are the same."""
-    monkeypatch.setattr(encode_module, "_MEMORY_BYTES", 100)
+    monkeypatch.setattr(table, "_MEMORY_BYTES", 100)
     vectors = encode(HashEmbedding(), ["amber", "bridge"], "text")
     assert isinstance(vectors, np.memmap)
     assert np.allclose(vectors[1], HashEmbedding().vector("bridge"))
@@ -1119,7 +1117,7 @@ def test_a_full_temporary_folder_is_told(monkeypatch):
     def full(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(encode_module, "_MEMORY_BYTES", 100)
+    monkeypatch.setattr(table, "_MEMORY_BYTES", 100)
     monkeypatch.setattr(os, "posix_fallocate", full)
     with pytest.raises(OutputError, match="No space left on device.*TMPDIR"):
         encode(HashEmbedding(), ["amber", "bridge"], "text")

@@ -34,7 +34,7 @@ from llama_index.finetuning.embeddings import (
     GenerationError,
     OutputError,
 )
-from llama_index.finetuning.embeddings.encoding import encode
+from llama_index.finetuning.embeddings.encoding import encode, patience
 from llama_index.finetuning.embeddings.generation import (
     QA_PROMPTS,
     agenerate_qa_embedding_pairs,
@@ -1885,7 +1885,7 @@ def test_a_missing_key_is_permanent():
 @pytest.mark.parametrize(("status", "calls"), [(401, 1), (503, 3)], ids=["refused", "may pass"])
 def test_a_refused_embedding_is_not_repeated(monkeypatch, status, calls):
     """Embedding heeds the same rule: a wrong key is asked with once, a busy service three times."""
-    monkeypatch.setattr(sys.modules[encode.__module__], "_RETRY_WAITS", (0.0, 0.0))
+    monkeypatch.setattr(patience, "_RETRY_WAITS", (0.0, 0.0))
 
     class Refusing(HashEmbedding):
         def _get_text_embeddings(self, texts: list[str]) -> list[list[float]]:

@@ -12,9 +12,8 @@ from llama_index.finetuning.embeddings import (
     EmbeddingAdapterFinetuneEngine,
     EncodingError,
     GenerationError,
-    encoding,
 )
-from llama_index.finetuning.embeddings.encoding import encode
+from llama_index.finetuning.embeddings.encoding import encode, patience
 from llama_index.finetuning.embeddings.manifest import describe_run, write_manifest
 from llama_index.finetuning.embeddings.redaction import is_secret_name, redacted, safe_message
 
@@ -64,7 +63,7 @@ def test_encoding_with_a_talkative_model(tmp_path, caplog, monkeypatch, lasting)
             return super()._get_text_embeddings(texts)
 
     caplog.set_level(logging.DEBUG)
-    monkeypatch.setitem(encoding.encode.__globals__, "_RETRY_WAITS", (0.0, 0.0))
+    monkeypatch.setattr(patience, "_RETRY_WAITS", (0.0, 0.0))
     message, text = "", "a secret sentence"
     try:
         encode(Talkative(), [text], "text", cache_dir=tmp_path)
@@ -148,11 +147,14 @@ def test_what_looks_like_a_key(text, expected):
     assert redacted(text) == (text if expected is None else expected)
 
 
-@pytest.mark.parametrize("name", ["api_key", "apiKey", "hub_token", "token", "client_secret"])
+@pytest.mark.parametrize(
+    "name", ["api_key", "apiKey", "hub_token", "token", "client_secret", "openai_key", "my_token"]
+)
 def test_names_of_secrets(name):
     """Names of keys are known; those of tokens of a text, or of keys of a mapping, are not."""
     assert is_secret_name(name)
-    assert not any(map(is_secret_name, ("max_tokens", "pad_token", "key", "model_name")))
+    others = ("max_tokens", "pad_token", "text_key", "key", "model_name")
+    assert not any(map(is_secret_name, others))
 
 
 def test_keys_of_wrapped_models_headers_and_secret_strings():

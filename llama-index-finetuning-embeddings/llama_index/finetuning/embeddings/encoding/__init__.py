@@ -5,6 +5,7 @@ from llama_index.finetuning.embeddings.encoding.calls import (
     model_behind,
     stated_dimension,
 )
-from llama_index.finetuning.embeddings.encoding.encode import Side, encode
+from llama_index.finetuning.embeddings.encoding.encode import encode
+from llama_index.finetuning.embeddings.encoding.patience import Side
 
 __all__ = ["Side", "embed_queries", "encode", "model_behind", "stated_dimension"]

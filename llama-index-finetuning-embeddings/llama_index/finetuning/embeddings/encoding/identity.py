@@ -32,6 +32,7 @@ _IRRELEVANT = {
     "embeddings_cache",
     "headers",
     "is_unit",
+    "key",
     "max_retries",
     "num_workers",
     "parallel_process",
@@ -44,14 +45,6 @@ _IRRELEVANT = {
     "timeout",
     "token",
 }
-# Names of keys beyond the usual ones ("openai_key"), and of texts that are none ("pad_token").
-_SECRETS = re.compile(r"(?:^|[_-])(?:key|token)$", re.IGNORECASE)
-_NO_SECRETS = re.compile(
-    r"(?:^|_)(?:bos|cls|column|content|dict|doc|document|embedding|end|eos|eot|feature|field|image"
-    r"|input|mask|metadata|model|output|pad|passage|prefix|prompt|query|sep|sort|special|start"
-    r"|state|stop|suffix|text|unk|vector)_(?:key|token)$",
-    re.IGNORECASE,
-)
 # Words in the names of what changes from call to call, and of objects that a process holds.
 _RECORDS = re.compile(
     r"(?:^|_)(?:calls|count(?:er|s)?|hits|misses|seen|stats|time(?:stamp)?|total|usage|used|uuid"
@@ -362,7 +355,7 @@ _SIMPLER: dict[Any, Callable[[Any], Any]] = {
 
 def _counts(name: str, value: Any, *, is_given: bool = False) -> bool:
     """Tell whether what stands under a name may shape a vector; what a caller gave, may."""
-    if name.strip("_") in _IRRELEVANT or _is_secret(name, value):
+    if name.strip("_") in _IRRELEVANT or is_secret_name(name):
         return False
     if is_given or _is_model(value):
         return True
@@ -370,14 +363,6 @@ def _counts(name: str, value: Any, *, is_given: bool = False) -> bool:
     if _RECORDS.search(name) or (is_measure and _TALLIES.search(name)):
         return False
     return isinstance(value, _PLAIN) or not _HANDLES.search(name)
-
-
-def _is_secret(name: str, value: Any) -> bool:
-    """Tell whether a key, a token or a password stands under a name."""
-    if is_secret_name(name):
-        return True
-    may_be = isinstance(value, str | bytes) and _SECRETS.search(name) is not None
-    return may_be and not _NO_SECRETS.search(name)
 
 
 def _array(values: Any, *, sampled: bool = False) -> Any:
