@@ -709,6 +709,7 @@ def weights_after(output, **kwargs):
         {"seed": 1},
         {"warmup_steps": 0},
         {"max_grad_norm": 1e-4, "optimizer_class": torch.optim.SGD},
+        {"max_grad_norm": float("inf")},
         {"optimizer_class": torch.optim.SGD},
         {"optimizer_params": {"betas": (0.5, 0.9)}},
         {"optimizer_params": {"lr": 1e-4}},

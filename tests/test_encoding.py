@@ -17,6 +17,7 @@ import time
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -757,7 +758,7 @@ def test_identity_leaves_out_what_grows():
     """Records of calls, counters and moments change with every call, and the identity does not."""
     before = identity_of()
     assert identity_of(_lengths=[10, 10], _counts_by_text={"amber": 2}) == before
-    assert identity_of(_config_cache={"a": 1}, _shapes=tuple(range(100))) == before
+    assert identity_of(_config_cache={"a": 1}, _shapes=(10, 4)) == before
     assert identity_of(_last_request=12.5, _tokens_left=3, _started=12.5) == before
     assert identity_of(_last_request=datetime(2020, 1, 1)) == identity_of(
         _last_request=datetime(2021, 1, 1)
@@ -768,10 +769,12 @@ def test_identity_leaves_out_what_grows():
     assert identity_of(field=scale.apply) == first
 
 
-def test_identity_leaves_out_keys_of_any_name():
-    """A changed key is no other model, whoever holds it; a token of a vocabulary is."""
-    for name in ("openai_key", "key"):
-        assert identity_of(**{name: "a"}) == identity_of(**{name: "b"})
+def test_identity_leaves_out_keys():
+    """A changed key is no other model, whoever holds it; what only sounds like one is."""
+    assert identity_of(openai_key="a") == identity_of(openai_key="b")
+    assert identity_of(key="a") != identity_of(key="b")
+    for name in ("use_last_token", "task_key"):
+        assert identity_of(field={name: "a"}) != identity_of(field={name: "b"})
     assert identity_of(field={"openai_key": "a"}) == identity_of(field={"openai_key": "b"})
     assert identity_of(pad_token="[PAD]") != identity_of(pad_token="<pad>")
     for make in (
@@ -784,6 +787,28 @@ def test_identity_leaves_out_keys_of_any_name():
     ):
         assert identity_of(field=make("a")) == identity_of(field=make("b"))
         assert identity_of(_held=make("a")) == identity_of(_held=make("b"))
+
+
+class Onnx:
+    """A model of another runtime, which can be closed and be run."""
+
+    def __init__(self, path):
+        self.path = Path(path)
+        self.steps = [path]
+
+    def close(self):
+        """Free it."""
+
+    def run(self, vector):
+        """Change a vector."""
+        return [*vector, str(self.path)]
+
+
+def test_identity_follows_objects_that_can_be_closed():
+    """They may be models, and so may what a function belongs to: a path tells two apart."""
+    one, other = Onnx("/m/a"), Onnx("/m/b")
+    assert identity_of(_held=one) == identity_of(_held=Onnx("/m/a")) != identity_of(_held=other)
+    assert identity_of(field=one.run) != identity_of(field=other.run)
 
 
 def test_identity_follows_the_module_of_a_class():

@@ -148,12 +148,13 @@ def test_what_looks_like_a_key(text, expected):
 
 
 @pytest.mark.parametrize(
-    "name", ["api_key", "apiKey", "hub_token", "token", "client_secret", "openai_key", "my_token"]
+    "name",
+    ["api_key", "apiKey", "hub_token", "token", "client_secret", "openai_key", "service_token"],
 )
 def test_names_of_secrets(name):
     """Names of keys are known; those of tokens of a text, or of keys of a mapping, are not."""
     assert is_secret_name(name)
-    others = ("max_tokens", "pad_token", "text_key", "key", "model_name")
+    others = ("max_tokens", "pad_token", "text_key", "last_token", "task_key", "key", "model_name")
     assert not any(map(is_secret_name, others))
 
 

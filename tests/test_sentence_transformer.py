@@ -941,6 +941,36 @@ def test_push_to_hub_uploads_the_folder(engine, monkeypatch):
     ]
 
 
+def test_as_many_checkpoints_stay_as_were_asked_for(engine, tmp_path, monkeypatch):
+    """The newest ones, also with a validation set, whose best weights are kept apart from them."""
+    monkeypatch.chdir(tmp_path)
+    for limit in (1, 2):
+        run = engine(
+            model_output_path="out",
+            save_checkpoints=True,
+            checkpoint_save_steps=1,
+            checkpoint_save_total_limit=limit,
+            val_dataset=tiny_dataset(8, 1, seed=3),
+            evaluation_steps=1,
+            epochs=3,
+            training_args={"learning_rate": 3e-2},
+        )
+        run.finetune()
+        last = facts(run)["training_log"][-1]["step"]
+        kept = sorted(path.name for path in Path("checkpoints/out").glob("checkpoint-*"))
+        assert kept == sorted(f"checkpoint-{last - i}" for i in range(limit))
+        assert facts(run)["parameters"]["training_args"]["save_total_limit"] == limit
+
+
+def test_without_a_validation_set_nothing_is_claimed(engine, caplog):
+    """The summary says so, in the record and on the card."""
+    run = engine()
+    run.finetune()
+    assert "nothing is known about the quality" in run.summary
+    assert facts(run)["summary"] == run.summary
+    assert run.summary in (Path(run.model_output_path) / "README.md").read_text()
+
+
 def test_an_old_best_of_another_run_is_not_taken(engine, tmp_path, monkeypatch):
     """The best weights of an earlier run in the checkpoint folder do not win in a new one."""
     monkeypatch.chdir(tmp_path)
@@ -985,10 +1015,12 @@ def test_last_checkpoint_takes_the_newest_of_the_same_run(tmp_path):
     assert found("x", max_steps=19) == tmp_path / "checkpoint-10"
     assert found("x", max_steps=20) == tmp_path / "checkpoint-20"
     assert found("z", num_train_epochs=2) is None
-    # The best weights may be of a longer run that went on from here.
-    assert found("x", {"step": 12, "max_steps": 15}, num_train_epochs=2) is None
-    assert found("x", {"step": 9, "max_steps": 15}, max_steps=10) == tmp_path / "checkpoint-10"
-    assert found("x", {"step": 12, "max_steps": 20}, max_steps=20) == tmp_path / "checkpoint-20"
+    # The best weights may be of a longer run that went on from here, or of another one.
+    longer = {"run": "x", "step": 12, "max_steps": 15}
+    assert found("x", longer, num_train_epochs=2) is None
+    assert found("x", {**longer, "run": "y"}, max_steps=10) == tmp_path / "checkpoint-10"
+    assert found("x", {**longer, "step": 9}, max_steps=10) == tmp_path / "checkpoint-10"
+    assert found("x", {**longer, "max_steps": 20}, max_steps=20) == tmp_path / "checkpoint-20"
     (tmp_path / "checkpoint-2" / "trainer_state.json").unlink()
     assert found("x", num_train_epochs=2) == tmp_path / "checkpoint-10"
     (tmp_path / "checkpoint-10" / "optimizer.pt").unlink()

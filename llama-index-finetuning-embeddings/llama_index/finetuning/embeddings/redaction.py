@@ -8,15 +8,10 @@ from typing import Any
 HIDDEN = "<hidden>"
 
 _SECRET_NAME = re.compile(
-    r"(?:api|access|auth|bearer|hf|hub|private|refresh|secret|session)[_-]?(?:key|token)s?$"
-    r"|^token$|secret$|password$|passphrase$|credentials?$|authorization$|[_-](?:key|token)$",
-    re.IGNORECASE,
-)
-# Keys of mappings and tokens of texts.
-_NO_SECRET_NAME = re.compile(
-    r"(?:^|[_-])(?:bos|cls|column|content|dict|doc|document|embedding|end|eos|eot|feature|field"
-    r"|image|input|mask|metadata|model|output|pad|passage|prefix|prompt|query|sep|sort|special"
-    r"|start|state|stop|suffix|text|unk|vector)[_-](?:key|token)$",
+    r"(?:access|account|anthropic|api|auth|azure|bearer|client|cohere|gemini|google|hf|hub|jina"
+    r"|mistral|openai|private|refresh|secret|service|session|subscription|voyage)"
+    r"[_-]?(?:key|token)s?$"
+    r"|^token$|secret$|password$|passphrase$|credentials?$|authorization$",
     re.IGNORECASE,
 )
 # Keys by the shapes that services give them, and whatever stands where a key would.
@@ -38,7 +33,7 @@ _LONGEST_MESSAGE = 500
 
 def is_secret_name(name: str) -> bool:
     """Tell whether a field of this name holds a key, a token or a password."""
-    return _SECRET_NAME.search(name) is not None and _NO_SECRET_NAME.search(name) is None
+    return _SECRET_NAME.search(name) is not None
 
 
 def redacted(text: str) -> str:

@@ -1,5 +1,6 @@
 """The training options of the adapter engine, checked before anything is embedded."""
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -70,7 +71,7 @@ class TrainingOptions:
         warmup_steps: Steps until the learning rate is highest; None: a tenth of all.
         optimizer_class: Class of the optimizer.
         optimizer_params: Further arguments of the optimizer; its ``lr`` overrides ``lr``.
-        max_grad_norm: Longer gradients are cut to this length.
+        max_grad_norm: Longer gradients are cut to this length; infinite: none is.
         evaluation_steps: Steps between two looks at ``val_dataset``; None: once an epoch.
         patience: Looks without an improvement after which training stops.
         checkpoint_path: Folder of the ``step_N`` checkpoints; None: no checkpoints.
@@ -118,8 +119,10 @@ class TrainingOptions:
         check_seed(self.seed)
         if self.warmup_steps is not None:
             check_integer("warmup_steps", self.warmup_steps, minimum=0, other="None or ")
-        for name in ("lr", "max_grad_norm", "scale"):
+        for name in ("lr", "scale"):
             check_number(name, getattr(self, name), above=True)
+        if self.max_grad_norm != math.inf:  # which cuts none
+            check_number("max_grad_norm", self.max_grad_norm, above=True)
         for name in ("identity_pull", "hard_negative_weight"):
             check_number(name, getattr(self, name) or 0.0)
         for name, choices in (("negatives", Negatives), ("transform", Transform)):

@@ -32,7 +32,6 @@ _IRRELEVANT = {
     "embeddings_cache",
     "headers",
     "is_unit",
-    "key",
     "max_retries",
     "num_workers",
     "parallel_process",
@@ -47,7 +46,7 @@ _IRRELEVANT = {
 }
 # Words in the names of what changes from call to call, and of objects that a process holds.
 _RECORDS = re.compile(
-    r"(?:^|_)(?:calls|count(?:er|s)?|hits|misses|seen|stats|time(?:stamp)?|total|usage|used|uuid"
+    r"(?:^|_)(?:calls|count(?:er|s)?|hits|misses|seen|stats|time(?:stamp)?|total|usage|used|urllib3|uuid"
     r"|warn(?:ed|ings?))(?:_|$)",
     re.IGNORECASE,
 )
@@ -71,7 +70,7 @@ _SETTINGS = re.compile(
 # Types whose objects are a process's own, by module and name.
 _PROCESS = re.compile(
     r"(?:_?(?:asyncio|contextvars|queue|random|socket|ssl|threading|thread|weakref|weakrefset)"
-    r"|concurrent|http|logging|multiprocessing|numpy\.random|selectors|sqlite3|subprocess|uuid"
+    r"|aiohttp|concurrent|grpc|http|httpcore|httpx|logging|multiprocessing|numpy\.random|requests|selectors|sqlite3|subprocess|urllib3|uuid"
     r"|torch\._C\.Generator)(?:\.|$)"
 )
 _PLAIN = (bool, int, float, str)
@@ -98,7 +97,8 @@ def identity(embed_model: BaseEmbedding, side: str | None = None) -> str:
     and a sample of every weight tensor: a model trained further, or another one saved under the
     same path, is another model. Wrapped objects are followed in the same way. What holds a
     process's state by its name or its class (a client, a lock, a count of calls) is left out; of
-    an object that can be closed, and of one that a function holds on to, the plain values count.
+    an object that a function holds on to the plain values count. In doubt a value counts: to pay
+    for a text again is better than another model's vector.
 
     Args:
         embed_model: The model.
@@ -171,8 +171,7 @@ class _Description:
         fields = _fields(value)
         if not fields:
             return [name, self._made_of(value, depth)]
-        is_client = origin == "held" or _has(value, "close")
-        return [name, self._shaping(value, fields, depth, is_client=is_client)]
+        return [name, self._shaping(value, fields, depth, is_held=origin == "held")]
 
     def _key(self, key: Any, depth: int) -> str:
         """Return a text for a mapping's key."""
@@ -204,9 +203,12 @@ class _Description:
         return [_name(value), None if code is None else _code(code), held]
 
     def _shaping(
-        self, value: Any, fields: Mapping[str, Any], depth: int, *, is_client: bool
+        self, value: Any, fields: Mapping[str, Any], depth: int, *, is_held: bool
     ) -> dict[str, Any]:
-        """Describe the fields of an object that shape what it computes; a client's plain ones."""
+        """Describe the fields of an object that shape what it computes.
+
+        Of one that a function holds on to, only what is simple: it may be a client.
+        """
         is_model = isinstance(value, BaseEmbedding)
         shaping = {}
         for name, one in fields.items():
@@ -215,7 +217,7 @@ class _Description:
                 continue  # made when it is needed, or grown from call to call
             if name in {f"{side}_instruction" for side in self._others}:
                 continue
-            if is_client and not is_model and not _is_simple(name, one):
+            if is_held and not is_model and not _is_simple(name, one):
                 continue
             is_given = is_model and not hidden
             if _counts(name, one, is_given=is_given):
@@ -305,9 +307,7 @@ def _is_empty(value: Any) -> bool:
 
 def _may_grow(name: str, value: Any) -> bool:
     """Tell whether a private container may be a record of calls: neither texts nor settings."""
-    if isinstance(value, tuple):
-        return not value or not _is_plain(value)
-    if not isinstance(value, Mapping | MutableSequence | Set):
+    if not isinstance(value, Mapping | MutableSequence | Set | tuple):
         return False
     held = value.values() if isinstance(value, Mapping) else value
     if not value:
@@ -326,6 +326,8 @@ def _is_plain(value: Any) -> bool:
 
 def _is_simple(name: str, value: Any) -> bool:
     """Tell whether a value counts of an object that may be a client: plain, an array, a model."""
+    if isinstance(value, tuple(_SIMPLER)):
+        return True
     known = isinstance(value, np.ndarray) or _has(value, "detach") or _is_model(value)
     is_settings = isinstance(value, Mapping | list | Set) and _SETTINGS.search(name) is not None
     return known or is_settings or _is_plain(value)

@@ -21,13 +21,18 @@ SEAL = "complete.txt"
 class CheckpointSeal(TrainerCallback):  # type: ignore[misc]
     """Mark each checkpoint once it is whole, with the run that it belongs to.
 
-    Resuming then never starts from a checkpoint that was cut off, or from another run's. Those
-    beyond ``save_total_limit`` are removed here and not by upstream, which would do so before the
-    new one is marked: killed in between, a run would have nothing to go on from.
+    Resuming then never starts from a checkpoint that was cut off, or from another run's.
+
+    Args:
+        fingerprint: What tells the run from others.
+        limit: Checkpoints to keep; None: all. Those beyond are removed here and not by upstream,
+            which would do so before the new one is marked: killed in between, a run would have
+            nothing to go on from.
     """
 
-    def __init__(self, fingerprint: str) -> None:
+    def __init__(self, fingerprint: str, limit: int | None) -> None:
         self._fingerprint = fingerprint
+        self._limit = limit
 
     def on_save(
         self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -38,9 +43,9 @@ class CheckpointSeal(TrainerCallback):  # type: ignore[misc]
             return
         with atomic_file(folder / SEAL) as stream:
             stream.write(self._fingerprint)
-        if args.save_total_limit:
-            kept = {folder, Path(state.best_model_checkpoint or folder)}
-            _remove_surplus(folder.parent, args.save_total_limit, kept)
+        if self._limit:
+            best = state.best_model_checkpoint if args.load_best_model_at_end else None
+            _remove_surplus(folder.parent, self._limit, {folder, Path(best or folder)})
 
 
 def _remove_surplus(folder: Path, limit: int, kept: set[Path]) -> None:
@@ -68,9 +73,11 @@ def last_checkpoint(
         fingerprint: What tells the run from others.
         args: How long the run is. It may be longer than the one of a checkpoint; what a longer
             one had trained, at other learning rates, is no part of it.
-        best: What is known about the best weights beside them: their ``step``, and the
-            ``max_steps`` of the run that kept them.
+        best: What is known about the best weights beside them: their ``step``, the ``run`` that
+            kept them, and its ``max_steps``.
     """
+    if best.get("run") != fingerprint:
+        best = {}
     runs = {checkpoint: _seal(checkpoint) for checkpoint in _checkpoints(folder)}
     usable = [
         checkpoint

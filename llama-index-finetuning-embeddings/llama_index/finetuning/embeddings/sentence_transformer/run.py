@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from sentence_transformers import SentenceTransformer
@@ -84,14 +84,15 @@ class Outcome:
             base: The result of the untouched base on the validation set, if there is one.
             start: What the run began with, like ``"the base"``.
         """
+        white = "" if self.whitening is None else ", with the queries whitened"
         if base is None or self.after is None:
+            steps = "1 step" if self.step == 1 else f"{self.step:,} steps"
             return (
-                f"Trained for {self.step} steps. No validation set was given, so nothing is known "
+                f"Trained for {steps}{white}. No validation set was given, so nothing is known "
                 "about the quality of what came of it."
             )
         reached = ndcg(self.after)
         if not self.is_start:
-            white = "" if self.whitening is None else ", with the queries whitened"
             return (
                 f"The weights of step {self.step} are handed back{white}: nDCG@10 on the "
                 f"validation set is {reached:.4f}, the base's {ndcg(base):.4f}."
@@ -106,6 +107,18 @@ class Outcome:
             f"No step of the training{tried} scored better on the validation set than {start} with "
             f"the queries whitened: this is handed back, at nDCG@10 {reached:.4f}."
         )
+
+
+class _Candidate(NamedTuple):
+    """Weights that may be handed back, with whitened queries or without."""
+
+    step: int
+    whitening: Tensor | None
+    result: RetrievalResult | None  # none where they could not be measured
+
+    @property
+    def score(self) -> float:
+        return float("-inf") if self.result is None else ndcg(self.result)
 
 
 class Run:
@@ -183,7 +196,10 @@ class Run:
         began = time.perf_counter()
         before = self._scored()
         matrix = self._encode_frozen_documents()
-        candidates = [(before, START_STEP, None), (self._whitened(matrix), START_STEP, matrix)]
+        candidates = [
+            _Candidate(START_STEP, None, before),
+            _Candidate(START_STEP, matrix, self._whitened(matrix)),
+        ]
         length = self._choose_length()
         if length is not None:
             set_max_seq_length(self._model, length)
@@ -207,24 +223,23 @@ class Run:
         if best.step != START_STEP:
             # In training the steps were scored in half precision, and without the matrix.
             best.restore()
-            trained = self._scored()
-            candidates[1:1] = [
-                (trained, best.step, None),
-                (self._whitened(matrix), best.step, matrix),
+            trained = _Candidate(best.step, None, self._scored())
+            candidates += [
+                trained,
+                _Candidate(best.step, matrix, self._whitened(matrix)),
             ]
-            scores = [] if trained is None else [ndcg(trained)]
-        known = [(result, step, white) for result, step, white in candidates if result is not None]
-        after, step, whitening = max(known, key=lambda candidate: ndcg(candidate[0]))
-        if step == START_STEP:
+            scores = [trained.score]
+        chosen = max(candidates, key=lambda candidate: candidate.score)  # the first of equals
+        if chosen.step == START_STEP:
             self._start.restore()
             set_max_seq_length(self._model, self._start_length)
         of_start = {f"eval_{name}": value for name, value in before.metrics.items()}
         return Outcome(
-            step=step,
+            step=chosen.step,
             before=before,
-            after=after,
+            after=chosen.result,
             best_trained=max(scores, default=None),
-            whitening=whitening,
+            whitening=chosen.whitening,
             seconds=seconds,
             log=[{"step": START_STEP, **of_start}, *log],
         )
@@ -255,7 +270,8 @@ class Run:
         bind(self._loss, self._model)
         checkpoint = self._resume_point(run)
         best = None
-        callbacks = [CheckpointSeal(run), *self._callbacks]
+        limit, self._args.save_total_limit = self._args.save_total_limit, None
+        callbacks = [CheckpointSeal(run, limit), *self._callbacks]
         if before is not None:
             best = BestModel(self._model, self._best_folder, run, patience=self._patience)
             best.offer(ndcg(before), START_STEP)
@@ -285,6 +301,7 @@ class Run:
         finally:
             # Mixed precision wraps the model's forward; what comes back must compute in fp32.
             trainer.accelerator.unwrap_model(self._model, keep_fp32_wrapper=False)
+            self._args.save_total_limit = limit
         return trainer, best
 
     @property

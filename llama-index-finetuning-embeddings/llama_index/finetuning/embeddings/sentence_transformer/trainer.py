@@ -54,13 +54,8 @@ class Trainer(SentenceTransformerTrainer):  # type: ignore[misc]
         if distributed.is_main():
             # One of an earlier run that is written over is not whole for a while.
             (folder / f"checkpoint-{self.state.global_step}" / SEAL).unlink(missing_ok=True)
-        # What is too many goes when this one is sealed.
-        limit, self.args.save_total_limit = self.args.save_total_limit, None
-        try:
-            with output_errors(folder):
-                super()._save_checkpoint(*args, **kwargs)
-        finally:
-            self.args.save_total_limit = limit
+        with output_errors(folder):
+            super()._save_checkpoint(*args, **kwargs)
 
     def _save(self, output_dir: str | None = None, *args: Any, **kwargs: Any) -> None:
         super()._save(output_dir, *args, **kwargs)
