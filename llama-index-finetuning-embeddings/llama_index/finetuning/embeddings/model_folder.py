@@ -48,8 +48,8 @@ def open_model(folder: Path, settings: dict[str, Any]) -> BaseEmbedding:
     folder = folder.resolve()
     try:
         if not has_two_sides(folder):
-            return open_one(str(folder), settings)
-        query, document = (open_one(str(folder / side), settings) for side in SIDES)
+            return _opened(str(folder), settings)
+        query, document = (_opened(str(folder / side), settings) for side in SIDES)
     except Exception as error:  # whatever damage makes the reader fail
         raise ModelFolderError(
             f"The model in {str(folder)!r} can't be loaded ({type(error).__name__}: {error}). If "
@@ -74,6 +74,10 @@ def open_one(name: str, settings: Mapping[str, Any]) -> BaseEmbedding:
     """
     if not settings.get("trust_remote_code"):
         check_names_no_code(Path(name))
+    return _opened(name, settings)
+
+
+def _opened(name: str, settings: Mapping[str, Any]) -> BaseEmbedding:
     from llama_index.embeddings.huggingface import HuggingFaceEmbedding
 
     if _is_static(Path(name)):

@@ -46,7 +46,7 @@ _IRRELEVANT = {
 }
 # Words in the names of what changes from call to call, and of objects that a process holds.
 _RECORDS = re.compile(
-    r"(?:^|_)(?:calls|count(?:er|s)?|hits|misses|seen|stats|time(?:stamp)?|total|usage|used|urllib3|uuid"
+    r"(?:^|_)(?:calls|count(?:er|s)?|hits|misses|seen|stats|time(?:stamp)?|total|usage|used|uuid"
     r"|warn(?:ed|ings?))(?:_|$)",
     re.IGNORECASE,
 )
@@ -70,7 +70,8 @@ _SETTINGS = re.compile(
 # Types whose objects are a process's own, by module and name.
 _PROCESS = re.compile(
     r"(?:_?(?:asyncio|contextvars|queue|random|socket|ssl|threading|thread|weakref|weakrefset)"
-    r"|aiohttp|concurrent|grpc|http|httpcore|httpx|logging|multiprocessing|numpy\.random|requests|selectors|sqlite3|subprocess|urllib3|uuid"
+    r"|aiohttp|concurrent|grpc|http|httpcore|httpx|logging|multiprocessing|numpy\.random|requests"
+    r"|selectors|sqlite3|subprocess|urllib3|uuid"
     r"|torch\._C\.Generator)(?:\.|$)"
 )
 _PLAIN = (bool, int, float, str)
@@ -90,8 +91,8 @@ def identity(embed_model: BaseEmbedding, side: str | None = None) -> str:
     """Return a hash that changes when the vectors of a model would.
 
     It covers the class and the settings (without keys, time limits, batch size and the like):
-    public ones of any kind, and private ones that are a text, a number, an array, an object, a
-    short tuple or a mapping to texts, and other containers whose names say that they are settings
+    public ones of any kind, and private ones that are a text, a number, an array, an object
+    or a mapping to texts, and other containers whose names say that they are settings
     (``_weights``); functions with their code, which another version of Python compiles anew, and
     the values that they hold on to; and, for models in memory, the prompts, each module's settings
     and a sample of every weight tensor: a model trained further, or another one saved under the
