@@ -583,6 +583,20 @@ def test_settings_with_the_words_of_records():
     assert of(_requests=3) == of(_names={"abc": 3}) == of()
 
 
+def printed_by(file):
+    """Return what a script prints in two processes with other orders of sets, each text once."""
+    return {
+        subprocess.run(
+            [sys.executable, str(file)],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    }
+
+
 def test_identity_of_a_function_is_that_of_another_process(tmp_path):
     """A set in its code is in another order there."""
     file = tmp_path / "own.py"
@@ -593,17 +607,7 @@ def test_identity_of_a_function_is_that_of_another_process(tmp_path):
         "fn = lambda text: text in {'a', 'b', 'c', 'd', 'e'}\n"
         "print(identity(Own(embed_dim=2, fn=fn)))\n"
     )
-    printed = {
-        subprocess.run(
-            [sys.executable, str(file)],
-            env={**os.environ, "PYTHONHASHSEED": seed},
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-        for seed in ("1", "2")
-    }
-    assert len(printed) == 1
+    assert len(printed_by(file)) == 1
 
 
 class Settable(HashEmbedding):
@@ -936,17 +940,7 @@ def test_identity_is_the_same_elsewhere(tmp_path):
         "assert identity(pickle.loads(pickle.dumps(again))) == identity(model)\n"
         "print(identity(model))\n"
     )
-    printed = {
-        subprocess.run(
-            [sys.executable, str(file)],
-            env={**os.environ, "PYTHONHASHSEED": seed},
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-        for seed in ("1", "2")
-    }
-    assert len(printed) == 1
+    assert len(printed_by(file)) == 1
 
 
 def test_identity_holds_no_secrets_of_pydantic():

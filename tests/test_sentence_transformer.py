@@ -83,6 +83,17 @@ class Recorder(TrainerCallback):
             self.rates.append(logs["learning_rate"])
 
 
+class Break(TrainerCallback):
+    """Pull the plug when so many steps are done."""
+
+    def __init__(self, *, after):
+        self.after = after
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if state.global_step == self.after:
+            raise KeyboardInterrupt
+
+
 def test_finetuning_improves_retrieval_and_says_so(engine):
     """With a validation set the metric rises, and the manifest, the card and the model agree."""
     run = engine(val_dataset=tiny_dataset(20, 2, seed=3), epochs=4, evaluation_steps=2)
@@ -363,13 +374,6 @@ def test_checkpoints_are_limited_and_resuming_ends_where_an_unbroken_run_ends(
         "evaluation_steps": 2,
     }
 
-    class Break(TrainerCallback):
-        """Pull the plug at the sixth step."""
-
-        def on_step_begin(self, args, state, control, **kwargs):
-            if state.global_step == 5:
-                raise KeyboardInterrupt
-
     unbroken = engine(model_output_path="unbroken", **usual)
     unbroken.finetune()
     folder = Path("checkpoints/unbroken")
@@ -377,7 +381,7 @@ def test_checkpoints_are_limited_and_resuming_ends_where_an_unbroken_run_ends(
         "checkpoint-6",
         "checkpoint-8",
     ]
-    broken = engine(model_output_path="broken", callbacks=[Break()], **usual)
+    broken = engine(model_output_path="broken", callbacks=[Break(after=5)], **usual)
     with pytest.raises(KeyboardInterrupt):
         broken.finetune()
     assert not Path("broken").exists()
@@ -430,13 +434,6 @@ def test_checkpoints_of_an_older_run_are_not_resumed(engine, tmp_path, monkeypat
     """Neither where a shorter run has begun since, nor where they are from beyond its end."""
     monkeypatch.chdir(tmp_path)
 
-    class Break(TrainerCallback):
-        """Pull the plug at the third step."""
-
-        def on_step_begin(self, args, state, control, **kwargs):
-            if state.global_step == 2:
-                raise KeyboardInterrupt
-
     usual = {"model_output_path": "out", "save_checkpoints": True, "checkpoint_save_steps": 1}
     fresh = engine(epochs=2)
     fresh.finetune()
@@ -447,7 +444,7 @@ def test_checkpoints_of_an_older_run_are_not_resumed(engine, tmp_path, monkeypat
     assert recorder.steps > 0
     engine(epochs=4, **usual).finetune()
     with pytest.raises(KeyboardInterrupt):
-        engine(epochs=2, callbacks=[Break()], **usual).finetune()
+        engine(epochs=2, callbacks=[Break(after=2)], **usual).finetune()
     resumed = engine(epochs=2, resume_from_checkpoint=True, **usual)
     resumed.finetune()
     assert torch.allclose(weights(fresh.model), weights(resumed.model), atol=1e-6)
@@ -1054,13 +1051,6 @@ def test_a_run_of_accumulated_steps_is_resumed(engine, tmp_path, monkeypatch):
     """Killed in the middle of an epoch that ends with a smaller step, it ends as unbroken."""
     monkeypatch.chdir(tmp_path)
 
-    class Break(TrainerCallback):
-        """Pull the plug at the second step."""
-
-        def on_step_begin(self, args, state, control, **kwargs):
-            if state.global_step == 1:
-                raise KeyboardInterrupt
-
     usual = {
         "dataset": tiny_dataset(14, 2),
         "batch_size": 2,
@@ -1074,7 +1064,7 @@ def test_a_run_of_accumulated_steps_is_resumed(engine, tmp_path, monkeypatch):
     unbroken = engine(**usual)
     unbroken.finetune()
     with pytest.raises(KeyboardInterrupt):
-        engine(callbacks=[Break()], **usual, **kept).finetune()
+        engine(callbacks=[Break(after=1)], **usual, **kept).finetune()
     recorder = Recorder()
     resumed = engine(resume_from_checkpoint=True, callbacks=[recorder], **usual, **kept)
     resumed.finetune()
