@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import pickle
 import re
 import tracemalloc
 
@@ -255,6 +256,55 @@ def test_what_is_no_dataset_file(tmp_path, content, message):
         path.write_bytes(content)
     with pytest.raises(DatasetFileError, match=message):
         EmbeddingQAFinetuneDataset.from_json(path)
+
+
+def test_a_file_that_is_not_there_is_a_file_not_found(tmp_path):
+    """Code that generates where there is no file catches that."""
+    with pytest.raises(FileNotFoundError, match="There is no dataset file"):
+        EmbeddingQAFinetuneDataset.from_json(tmp_path / "none.json")
+
+
+def test_blank_pages_of_a_file_are_left_out(tmp_path, caplog):
+    """The retired package kept them, and asked about them; who is no dataset is still told why."""
+    path = tmp_path / "old.json"
+    old = {
+        "queries": {"q1": "amber?", "q2": "what is the context?"},
+        "corpus": {"d1": "amber bridge", "d2": "", "d3": " \n"},
+        "relevant_docs": {"q1": ["d3", "d1"], "q2": ["d2"]},
+        "hard_negatives": {"q1": ["d2"]},
+        "mode": "text",
+    }
+    path.write_text(json.dumps(old))
+    with caplog.at_level(logging.WARNING):
+        read = EmbeddingQAFinetuneDataset.from_json(path)
+    assert read.queries == {"q1": "amber?"}
+    assert read.corpus == {"d1": "amber bridge"}
+    assert read.relevant_docs == {"q1": ["d1"]}
+    assert read.hard_negatives == {"q1": []}
+    assert "2 documents" in caplog.text
+    assert "1 queries that have no other: 'd2', 'd3'" in caplog.text
+    for field, wrong in (
+        ("queries", {"q1": 5}),
+        ("relevant_docs", {"q1": {"d1": 1}}),
+        ("relevant_docs", {"q1": [["d1"]]}),
+        ("relevant_docs", []),
+        ("hard_negatives", [1]),
+    ):
+        path.write_text(json.dumps({**old, field: wrong}))
+        with pytest.raises(DatasetError):
+            EmbeddingQAFinetuneDataset.from_json(path)
+
+
+def test_a_pickle_of_the_retired_class_is_read():
+    """Its state had no hard negatives."""
+    dataset = EmbeddingQAFinetuneDataset(**GOOD)
+    old = EmbeddingQAFinetuneDataset.__new__(EmbeddingQAFinetuneDataset)
+    state = dataset.__getstate__()
+    fields = {name: value for name, value in state["__dict__"].items() if name != "hard_negatives"}
+    old.__setstate__({**state, "__dict__": fields})
+    assert old.hard_negatives is None
+    old.check()
+    assert pickle.loads(pickle.dumps(dataset)) == dataset
 
 
 def test_a_folder_is_no_dataset_file(tmp_path):

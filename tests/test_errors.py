@@ -15,7 +15,7 @@ def test_the_tree_in_the_docstring_is_the_one_in_the_code():
         for value in vars(errors).values()
         if isinstance(value, type) and issubclass(value, errors.FinetuningError)
     ]
-    assert len(classes) == 10
+    assert len(classes) == 11
     for cls in classes:
         lines = [line for line in drawn.splitlines() if f" {cls.__name__} " in f"{line} "]
         assert len(lines) == 1

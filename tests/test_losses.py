@@ -211,9 +211,12 @@ def test_only_plain_ranking_losses_are_trained_by_document(tiny_bert_dir):
     assert plain_ranking(one_way) == PlainRanking(scale=20.0, symmetric=False)
     for name in ("", "Cached"):
         both_ways = getattr(losses, f"{name}MultipleNegativesSymmetricRankingLoss", None)
-        assert plain_ranking(both_ways) == PlainRanking(scale=20.0, symmetric=True)
+        texts = 32 if name and both_ways else None
+        assert plain_ranking(both_ways) == PlainRanking(20.0, True, texts)
     assert plain_ranking(one_way(model, scale=7.0)) == PlainRanking(7.0, symmetric=False)
-    assert plain_ranking(cached(model, scale=9.0)) == PlainRanking(9.0, symmetric=False)
+    assert plain_ranking(cached) == PlainRanking(20.0, False, mini_batch_size=32)
+    of_nine = cached(model, scale=9.0, mini_batch_size=9)
+    assert plain_ranking(of_nine) == PlainRanking(9.0, False, mini_batch_size=9)
     assert plain_ranking(symmetric_loss(model, scale=8.0)) == PlainRanking(8.0, symmetric=True)
     assert plain_ranking(losses.CoSENTLoss(model)) is None
     assert plain_ranking(one_way(model, similarity_fct=lambda a, b: a @ b.T)) is None

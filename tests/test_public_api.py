@@ -130,6 +130,26 @@ def test_an_unknown_name_is_an_attribute_error():
         _ = llama_index.finetuning.Nothing
 
 
+def test_modules_need_no_import_of_their_own():
+    """What the retired package had imported is there, in a process that asked for the top only."""
+    script = (
+        "import llama_index.finetuning as ft\n"
+        "ft.types.BaseFinetuningEngine, ft.callbacks.OpenAIFineTuningHandler, ft.openai\n"
+        "for name in ('common', 'adapter', 'adapter_utils', 'sentence_transformer'):\n"
+        "    assert getattr(ft.embeddings, name).__name__.endswith(name)\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_a_type_checker_sees_misspelt_names():
+    """It does where modules have no function that makes up names."""
+    for module in (api, llama_index.finetuning):
+        tree = ast.parse(inspect.getsource(module))
+        plain = [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
+        assert plain == ["__dir__"]
+        assert callable(module.__getattr__)
+
+
 @pytest.mark.parametrize("module", OLD_PATHS)
 def test_old_import_paths_work(module):
     """Imports written for the retired package resolve to the same objects."""

@@ -3,6 +3,7 @@
 import copy
 import json
 import logging
+import os
 import random
 import shutil
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 import torch
 from accelerate.data_loader import BatchSamplerShard
 from fakes import tiny_dataset
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainingArguments
 from transformers import EarlyStoppingCallback, TrainerCallback
 
@@ -28,6 +29,7 @@ from llama_index.finetuning.embeddings import (
 )
 from llama_index.finetuning.embeddings.sentence_transformer.attention import fused_attention
 from llama_index.finetuning.embeddings.sentence_transformer.checkpoints import last_checkpoint
+from llama_index.finetuning.embeddings.sentence_transformer.fingerprint import fingerprint
 from llama_index.finetuning.embeddings.sentence_transformer.trainer import Trainer
 from llama_index.finetuning.embeddings.sentence_transformer.training_args import (
     default_learning_rate,
@@ -501,7 +503,7 @@ def test_checkpoints_without_their_best_weights_are_not_resumed(engine, monkeypa
         "epochs": 4,
         "batch_size": 4,
         "val_dataset": tiny_dataset(20, 1, seed=5),
-        "training_args": {"learning_rate": 1e-3},
+        "training_args": {"learning_rate": 5e-3},
     }
     whole = engine(**settings)
     whole.finetune()
@@ -677,3 +679,279 @@ def test_equal_weights_have_one_digest(tiny_bert_dir, tmp_path):
     next(iter(weights.values())).add_(1)
     save_file(weights, tmp_path / "other")
     assert SavedWeights(model, tmp_path / "other").digest() not in digests
+
+
+def test_weights_that_the_base_lacks_are_the_same_in_every_process(engine, tiny_bert_dir, tmp_path):
+    """Or a run would not know its own checkpoints: many bases come without their pooler."""
+    folder = tmp_path / "without"
+    shutil.copytree(tiny_bert_dir, folder)
+    stored = load_file(folder / "model.safetensors")
+    kept = {name: value for name, value in stored.items() if "pooler" not in name}
+    assert len(kept) < len(stored)
+    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+    one, other = (engine(model_id=str(folder)).model for _ in range(2))
+    assert torch.equal(weights(one), weights(other))
+
+
+class KeptElsewhere(torch.nn.Module):
+    """A loss whose model has another name than sentence-transformers' losses give it."""
+
+    def __init__(self, encoder):
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, sentence_features, labels):
+        return self.encoder(next(iter(sentence_features)))["sentence_embedding"].mean()
+
+
+def test_a_loss_on_another_model_is_refused(engine):
+    """It would train that one; made of the engine's model, whatever it calls it, it trains."""
+    with pytest.raises(ConfigurationError, match="'loss' must compute on the engine's model"):
+        engine(loss=KeptElsewhere(engine().model))
+    with pytest.raises(ConfigurationError, match="keep the model that it is made of"):
+        engine(loss=lambda model: torch.nn.Linear(2, 2))
+    assert engine(loss=KeptElsewhere).loss.encoder is not None
+
+
+class DtypeOfSteps(TrainerCallback):
+    """Note what the products of a run's steps are computed in."""
+
+    def __init__(self):
+        self.seen = set()
+
+    def on_train_begin(self, args, state, control, model=None, **kwargs):
+        layer = next(one for one in model.modules() if isinstance(one, torch.nn.Linear))
+        layer.register_forward_hook(lambda module, given, output: self.seen.add(output.dtype))
+
+
+@pytest.mark.parametrize("around", ["bf16", None])
+def test_the_environment_does_not_choose_the_precision(engine, monkeypatch, around):
+    """Accelerate's launcher sets it for all, and transformers 4 for each run after the first."""
+    monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
+    if around:
+        monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", around)
+    for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)) * 2:
+        steps = DtypeOfSteps()
+        engine(precision=precision, callbacks=[steps]).finetune()
+        assert steps.seen == {dtype}
+        assert os.environ.get("ACCELERATE_MIXED_PRECISION") == around
+
+
+def test_half_precision_that_a_cpu_lacks_is_refused_wherever_it_is_asked_for(engine):
+    """As an argument of the engine, of the Trainer, and of one call."""
+    with pytest.raises(ConfigurationError, match="'precision' must not be 'fp16' on a CPU"):
+        engine(training_args={"fp16": True})
+    with pytest.raises(ConfigurationError, match="'precision' must not be 'fp16' on a CPU"):
+        engine().finetune(fp16=True)
+
+
+@pytest.mark.parametrize("at", [1, 5])
+def test_a_run_evaluated_by_epochs_resumes_as_if_unbroken(engine, tmp_path, monkeypatch, at):
+    """Its weights, and its scores: also that of an epoch whose evaluation was interrupted."""
+    monkeypatch.chdir(tmp_path)
+    usual = {
+        "val_dataset": tiny_dataset(20, 1, seed=5),
+        "evaluation_steps": 0,
+        "save_checkpoints": True,
+        "checkpoint_save_steps": 2,
+        "epochs": 3,
+    }
+    whole = engine(model_output_path="whole", **usual)
+    whole.finetune()
+    broken = engine(model_output_path="broken", callbacks=[Stop(at, interrupt)], **usual)
+    if at == 1:  # in the evaluation of the first epoch, behind its checkpoint
+        broken.callbacks.clear()
+        scores = type(broken.evaluator).__call__
+
+        def stopped(self, model, output_path=None, epoch=-1, steps=-1):
+            if steps == 4 or epoch == 1:
+                raise KeyboardInterrupt
+            return scores(self, model, output_path, epoch, steps)
+
+        monkeypatch.setattr(type(broken.evaluator), "__call__", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        broken.finetune()
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    again = engine(model_output_path="broken", resume_from_checkpoint=True, **usual)
+    again.finetune()
+    assert torch.equal(weights(again.model), weights(whole.model))
+    curves = [
+        {
+            e["step"]: e["eval_cosine_ndcg@10"]
+            for e in record(run)["training_log"]
+            if "eval_cosine_ndcg@10" in e
+        }
+        for run in (whole, again)
+    ]
+    assert curves[0] == curves[1]
+    assert list(curves[0]) == [2, 4, 6]
+
+
+def test_a_run_that_stopped_early_stays_stopped(engine, tmp_path, monkeypatch):
+    """The same script again, told to resume, does not train past its end."""
+    monkeypatch.chdir(tmp_path)
+    usual = {
+        "model_output_path": "out",
+        "val_dataset": tiny_dataset(20, 1, seed=5),
+        "evaluation_steps": 1,
+        "early_stopping_patience": 2,
+        "save_checkpoints": True,
+        "checkpoint_save_steps": 1,
+        "epochs": 4,
+        "training_args": {"learning_rate": 1e-1},
+    }
+    first = engine(**usual)
+    first.finetune()
+    ended = whole_steps(first)
+    assert ended < 16
+    again = engine(resume_from_checkpoint=True, **usual)
+    again.finetune()
+    assert whole_steps(again) == ended
+    assert torch.equal(weights(again.model), weights(first.model))
+    assert record(again)["metrics"] == record(first)["metrics"]
+
+
+@pytest.mark.parametrize("train", ["both", "query"])
+def test_a_cached_loss_takes_as_many_texts_at_a_time_as_it_says(engine, train):
+    """Who chooses it is short of memory."""
+    losses = upstream.losses()
+    model = engine().model
+    cached = losses.CachedMultipleNegativesRankingLoss(model, mini_batch_size=3)
+    plain = losses.MultipleNegativesRankingLoss(model)
+    sizes = []
+    for loss in (cached, plain):
+        seen = set()
+
+        def note(module, given, seen=seen):
+            if module.training:
+                seen.add(len(given[0]["input_ids"]))
+
+        run = engine(loss=loss, train=train)
+        run.model.register_forward_pre_hook(note)
+        run.finetune()
+        sizes.append(max(seen))
+    assert sizes[0] == 3 < sizes[1]
+    named = engine(loss=losses.CachedMultipleNegativesRankingLoss, train=train)
+    assert named.loss.micro_batch_texts == 32
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+def test_lora_leaves_a_head_alone(engine, tiny_bert_dir, tmp_path):
+    """It is no part of the adapter, and would train at ten times its rate."""
+    peft = pytest.importorskip("peft")
+    model = SentenceTransformer(str(tiny_bert_dir), device="cpu")
+    model.append(upstream.modules().Dense(32, 8))
+    model.save(str(tmp_path / "headed"))
+    config = peft.LoraConfig(target_modules=["query", "value"])
+    run = engine(model_id=str(tmp_path / "headed"), peft_config=config)
+    before = [one.detach().clone() for one in run.model[2].parameters()]
+    run.finetune()
+    assert all(torch.equal(*pair) for pair in zip(before, run.model[2].parameters(), strict=True))
+    with pytest.raises(ConfigurationError, match="'peft_config' does not fit .*no_such_layer"):
+        engine(peft_config=peft.LoraConfig(target_modules=["no_such_layer"]))
+
+
+def test_a_base_that_can_not_be_read_again_says_where_the_weights_are(
+    engine, tiny_bert_dir, tmp_path
+):
+    """The training is not lost: the engine holds it."""
+    base = tmp_path / "base"
+    shutil.copytree(tiny_bert_dir, base)
+    run = engine(
+        model_id=str(base), train="query", callbacks=[Stop(1, lambda model: shutil.rmtree(base))]
+    )
+    with pytest.raises(ModelFolderError, match=r"can't be loaded.*engine\.model\.save\(path\)"):
+        run.finetune()
+    assert not torch.equal(weights(run.model), weights(engine().model))
+
+
+def test_tensorboard_needs_a_place(engine, monkeypatch, tmp_path):
+    """Without one its files would go with the folder that a run works in."""
+    monkeypatch.delenv("TENSORBOARD_LOGGING_DIR", raising=False)
+    monkeypatch.chdir(tmp_path)
+    for reports in ("tensorboard", ["wandb", "tensorboard"]):
+        with pytest.raises(ConfigurationError, match="'report_to' .*save_checkpoints=True"):
+            engine(training_args={"report_to": reports})
+    engine(training_args={"report_to": "tensorboard"}, save_checkpoints=True)
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "logs"))
+    engine(training_args={"report_to": "tensorboard"})
+
+
+def test_the_start_is_no_step_of_the_training(engine):
+    """An evaluation before the first step counts neither as trained nor as better than it is."""
+    run = engine(
+        val_dataset=tiny_dataset(8, 1, seed=3),
+        training_args={"learning_rate": 1.0, "eval_on_start": True},
+    )
+    run.finetune()
+    metrics = record(run)["metrics"]
+    assert metrics["best_step"] == 0
+    told = [
+        one["eval_cosine_ndcg@10"]
+        for one in record(run)["training_log"][1:]
+        if "eval_cosine_ndcg@10" in one
+    ]
+    trained = [
+        e for e in record(run)["training_log"] if "eval_cosine_ndcg@10" in e and e["step"] > 0
+    ]
+    assert len(told) == len(trained) + 1
+    assert f"{max(e['eval_cosine_ndcg@10'] for e in trained):.4f}" in run.summary
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"device": "gpu"}, "'device' must be one of PyTorch's, such as 'cpu' .*got 'gpu'"),
+        ({"device": "cuda"}, "'device' must be one that is there .*got 'cuda', .* finds no GPU"),
+        ({"callbacks": [EarlyStoppingCallback(1)]}, "EarlyStoppingCallback .* 'val_dataset'"),
+    ],
+)
+def test_what_is_not_there_is_told_before_the_model_is_loaded(engine, monkeypatch, fields, message):
+    """A device, or a validation set that a callback needs."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigurationError, match=message):
+        engine(**{"model_id": "no/such-model", **fields})
+
+
+def test_losses_that_differ_by_a_function_are_other_runs(engine):
+    """The distances of upstream's triplet loss all have the name of a lambda."""
+    losses = upstream.losses()
+    model = engine().model
+    metric = losses.TripletDistanceMetric
+    prints = {
+        fingerprint(loss=losses.TripletLoss(model, distance_metric=one))
+        for one in (metric.COSINE, metric.EUCLIDEAN, metric.MANHATTAN)
+    }
+    assert len(prints) == 3
+
+
+def test_code_of_a_module_is_found_wherever_the_module_stands(engine, tiny_bert_dir, tmp_path):
+    """Upstream puts it beside the module, and looks for it at the top of the folder."""
+    base = tmp_path / "base"
+    shutil.copytree(tiny_bert_dir, base)
+    (base / "doubling.py").write_text(
+        "import torch\n"
+        "class Doubling(torch.nn.Module):\n"
+        "    def forward(self, features, **kwargs):\n"
+        "        features['sentence_embedding'] = features['sentence_embedding'] * 2\n"
+        "        return features\n"
+        "    def save(self, *args, **kwargs): pass\n"
+        "    @classmethod\n"
+        "    def load(cls, *args, **kwargs): return cls()\n"
+    )
+    modules = json.loads((base / "modules.json").read_text())
+    modules.append({"idx": 2, "name": "2", "path": "2_Doubling", "type": "doubling.Doubling"})
+    (base / "2_Doubling").mkdir()
+    (base / "modules.json").write_text(json.dumps(modules))
+    for train in ("both", "query"):
+        output = str(tmp_path / train)
+        run = engine(
+            model_id=str(base), model_output_path=output, train=train, trust_remote_code=True
+        )
+        run.finetune()
+        served = run.get_finetuned_model().get_query_embedding("amber")
+        plain = SentenceTransformer(output, device="cpu", trust_remote_code=True)
+        assert np.allclose(
+            served, plain.encode_query("amber", normalize_embeddings=True), atol=1e-6
+        )

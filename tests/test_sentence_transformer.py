@@ -493,12 +493,13 @@ def test_two_outputs_with_one_checkpoint_folder_take_turns(engine, tmp_path, mon
     [
         ("out", "checkpoints/out"),
         ("a/b", "checkpoints/a/b"),
-        ("/abs/out", "checkpoints/abs/out"),
+        ("/abs/out", "/abs/checkpoints/out"),
         ("../out", "checkpoints/out"),
+        ("./a/../b", "checkpoints/a/b"),
     ],
 )
 def test_checkpoints_lie_under_checkpoints(output, expected):
-    """Whatever the output path, the checkpoints stay below one folder."""
+    """Below the working directory, or on the disk that an absolute path names."""
     assert checkpoint_folder(output) == Path(expected)
 
 
@@ -636,6 +637,36 @@ def test_a_model_in_a_peft_wrapper_is_known_as_the_one_inside(engine):
     recorded = facts(run)["parameters"]["peft_config"]
     assert recorded["r"] == 4
     assert sorted(recorded["target_modules"]) == ["query", "value"]
+
+
+def test_a_length_that_was_set_on_the_model_stays(engine):
+    """As code does that has to save memory, whatever the documents and arguments say."""
+    for chosen in ("auto", 40):
+        run = engine(val_dataset=None, max_seq_length=chosen)
+        run.model.max_seq_length = 7
+        run.finetune()
+        run.finetune()
+        assert facts(run)["max_seq_length"] == run.model.max_seq_length == 7
+    run = engine(val_dataset=None)
+    run.model.max_seq_length = 7
+    run.finetune()
+    run.model.max_seq_length = 9
+    run.finetune()
+    assert facts(run)["max_seq_length"] == 9
+
+
+def test_another_loss_may_be_set_before_training(engine):
+    """As code does that makes its loss of the engine's model: rows and batches follow."""
+    losses = upstream.losses()
+    for make in (losses.CosineSimilarityLoss, losses.MultipleNegativesRankingLoss):
+        run, told = engine(), engine(loss=make)
+        run.loss = make(run.model)
+        assert type(run.loss) is type(told.loss)
+        run.finetune()
+        told.finetune()
+        assert torch.equal(weights(run.model), weights(told.model))
+    with pytest.raises(ConfigurationError, match="'loss' must be"):
+        run.loss = "nonsense"
 
 
 def test_length_is_left_alone_below_five_percent_and_capped_by_positions(tiny_bert_dir):
@@ -936,6 +967,14 @@ def test_push_to_hub_uploads_the_folder(engine, monkeypatch):
             },
         ),
     ]
+    for asked, left_out in (
+        ({"ignore_patterns": "*.md"}, ["*.md", "report.html"]),
+        ({"ignore_patterns": ["*.md", "*.py"]}, ["*.md", "*.py", "report.html"]),
+        ({"ignore_patterns": []}, []),
+        ({"allow_patterns": ["report.html"]}, None),
+    ):
+        run.push_to_hub("me/model", **asked)
+        assert calls[-1][1].get("ignore_patterns") == left_out
 
 
 def test_as_many_checkpoints_stay_as_were_asked_for(engine, tmp_path, monkeypatch):

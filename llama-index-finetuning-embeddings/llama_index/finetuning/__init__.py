@@ -31,14 +31,20 @@ __all__ = [
 
 _ELSEWHERE = {"OpenAIFineTuningHandler": "callbacks", "OpenAIFinetuneEngine": "openai"}
 
+_MODULES = ("callbacks", "openai", "types")  # which the retired package had imported
+
 _conflict.warn_if_retired_package_is_installed()
 
 
-def __getattr__(name: str) -> Any:
-    if name in __all__:
-        home = importlib.import_module(f"{__name__}.{_ELSEWHERE.get(name, 'embeddings')}")
-        return getattr(home, name)
-    raise missing_name(__name__, name)
+if not TYPE_CHECKING:  # so that checkers see misspelt names
+
+    def __getattr__(name: str) -> Any:
+        if name in __all__:
+            home = importlib.import_module(f"{__name__}.{_ELSEWHERE.get(name, 'embeddings')}")
+            return getattr(home, name)
+        if name in _MODULES:
+            return importlib.import_module(f"{__name__}.{name}")
+        raise missing_name(__name__, name)
 
 
 def __dir__() -> list[str]:

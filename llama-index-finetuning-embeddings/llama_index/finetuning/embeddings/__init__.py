@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         EncodingError,
         FinetuningError,
         GenerationError,
+        MissingDatasetFileError,
         MissingExtraError,
         ModelFolderError,
         OutputError,
@@ -115,6 +116,7 @@ _HOMES = {
         "EncodingError",
         "FinetuningError",
         "GenerationError",
+        "MissingDatasetFileError",
         "MissingExtraError",
         "ModelFolderError",
         "OutputError",
@@ -145,6 +147,8 @@ _HOMES = {
     ),
     "sentence_transformer": ("SentenceTransformersFinetuneEngine",),
 }
+# Which the retired package had imported.
+_MODULES = ("adapter", "adapter_utils", "common", "sentence_transformer")
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [  # noqa: RUF022 (plain alphabetical order)
@@ -171,6 +175,7 @@ __all__ = [  # noqa: RUF022 (plain alphabetical order)
     "LinearAdapterEmbeddingModel",
     "LinearLayer",
     "LowRankAdapter",
+    "MissingDatasetFileError",
     "MissingExtraError",
     "ModelFolderError",
     "OutputError",
@@ -194,13 +199,17 @@ __all__ = [  # noqa: RUF022 (plain alphabetical order)
 ]
 
 
-def __getattr__(name: str) -> Any:
-    home = _HOME_OF.get(name)
-    if home is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{home}"), name)
-    globals()[name] = value
-    return value
+if not TYPE_CHECKING:  # so that checkers see misspelt names
+
+    def __getattr__(name: str) -> Any:
+        if name in _MODULES:
+            return importlib.import_module(f"{__name__}.{name}")
+        home = _HOME_OF.get(name)
+        if home is None:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(importlib.import_module(f"{__name__}.{home}"), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

@@ -61,6 +61,10 @@ class EmbeddingQAFinetuneDataset(BaseModel):
             raise explained(error) from error
         self.check()
 
+    def __setstate__(self, state: dict[Any, Any]) -> None:
+        # Pickles of the retired package's class, which had no such field.
+        super().__setstate__({**state, "__dict__": {"hard_negatives": None, **state["__dict__"]}})
+
     def check(self) -> None:
         """Check the contents again, for instance after changing them in place.
 
@@ -417,7 +421,7 @@ def require_dataset(value: Any, *, name: str) -> EmbeddingQAFinetuneDataset:
     if isinstance(value, own):
         value.check()
         return value
-    if type(value).__name__ != own.__name__:
+    if all(kind.__name__ != own.__name__ for kind in type(value).__mro__):
         raise ConfigurationError(
             f"{name!r} must be an EmbeddingQAFinetuneDataset (got {type(value).__name__}). Read a "
             "file with EmbeddingQAFinetuneDataset.from_json(path)."

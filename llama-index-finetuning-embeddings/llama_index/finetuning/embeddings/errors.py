@@ -6,6 +6,7 @@ nothing of this package can still catch it::
     FinetuningError
     ├── DatasetError          (ValueError)    queries, corpus or relevance do not fit together
     │   └── DatasetFileError                  a file holds no dataset
+    │       └── MissingDatasetFileError (FileNotFoundError)   or is not there
     ├── ConfigurationError    (ValueError)    an argument has a value that can't work
     ├── ModelFolderError      (ValueError)    a folder holds no model, or not the one needed
     ├── OutputError           (OSError)       a place can't be written to
@@ -30,6 +31,10 @@ class DatasetError(FinetuningError, ValueError):
 
 class DatasetFileError(DatasetError):
     """A file holds no dataset, or only a part of one."""
+
+
+class MissingDatasetFileError(DatasetFileError, FileNotFoundError):
+    """There is no file of that name."""
 
 
 class ConfigurationError(FinetuningError, ValueError):

@@ -5,6 +5,8 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from llama_index.core.bridge.pydantic import BaseModel
+
 HIDDEN = "<hidden>"
 
 _SECRET_NAME = re.compile(
@@ -81,7 +83,7 @@ def _secrets(owner: object, depth: int = 3) -> Iterator[str]:
         else:
             fields_of_value = {name: value}.items()
             for inner in value if isinstance(value, list | tuple) else [value]:
-                if depth and hasattr(inner, "__pydantic_private__"):
+                if depth and isinstance(inner, BaseModel):
                     yield from _secrets(inner, depth - 1)
         for field, one in fields_of_value:
             found = one.get_secret_value() if hasattr(one, "get_secret_value") else one

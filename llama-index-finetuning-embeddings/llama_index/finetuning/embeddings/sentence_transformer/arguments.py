@@ -2,10 +2,11 @@
 
 import os
 from collections.abc import Iterable, Mapping
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
-from transformers import TrainerCallback
+import torch
+from transformers import EarlyStoppingCallback, TrainerCallback
 
 from llama_index.finetuning.embeddings.errors import ConfigurationError
 from llama_index.finetuning.embeddings.files import check_writable
@@ -55,6 +56,11 @@ def check_arguments(
             raise ConfigurationError(
                 f"'callbacks' must hold transformers' TrainerCallbacks (got {one!r})."
             )
+        if issubclass(kind, EarlyStoppingCallback) and val_dataset is None:
+            raise ConfigurationError(
+                f"'callbacks' hold an EarlyStoppingCallback (got {one!r}), which needs a "
+                "'val_dataset' to see when the model gets no better. Pass one, or leave it out."
+            )
     check_integer("batch_size", batch_size, minimum=1)
     check_integer("epochs", epochs, minimum=1)
     check_integer("evaluation_steps", evaluation_steps, minimum=0)
@@ -75,6 +81,8 @@ def check_arguments(
             f"'device' must be 'cuda' to train on a GPU (got {str(device)!r}): the Trainer takes "
             "the first that it sees. Choose by the environment variable CUDA_VISIBLE_DEVICES."
         )
+    if device is not None:
+        _check_device(device)
     if early_stopping_patience is not None:
         check_integer("early_stopping_patience", early_stopping_patience, minimum=1)
         if val_dataset is None:
@@ -110,14 +118,29 @@ def check_places(model_output_path: Path, checkpoint_path: Path | None) -> None:
 
 
 def checkpoint_folder(model_output_path: str | os.PathLike[str]) -> Path:
-    """Return ``checkpoints/<model_output_path>`` below the working directory.
+    """Return ``checkpoints/<model_output_path>``, below the working directory.
 
-    An absolute path loses its root, and ``..`` its meaning, so that the folder always lies
-    under ``checkpoints``.
+    Of an absolute path, below its own folder, which may be a disk that outlives the machine.
+    ``..`` loses its meaning, so that the folder always lies under ``checkpoints``.
     """
-    path = PurePath(model_output_path)
-    parts = [part for part in path.parts if part not in (path.anchor, "..", ".")]
-    return Path("checkpoints", *parts)
+    path = Path(model_output_path)
+    if path.is_absolute():
+        return path.parent / "checkpoints" / path.name
+    return Path("checkpoints", *(part for part in path.parts if part not in (path.anchor, "..")))
+
+
+def _check_device(device: Any) -> None:
+    try:
+        kind = torch.device(device).type
+    except (RuntimeError, TypeError) as error:
+        raise ConfigurationError(
+            f"'device' must be one of PyTorch's, such as 'cpu' or 'cuda' (got {device!r})."
+        ) from error
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise ConfigurationError(
+            f"'device' must be one that is there (got {device!r}, and PyTorch finds no GPU). Leave "
+            "it out, or install a build of PyTorch for your GPU."
+        )
 
 
 def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:

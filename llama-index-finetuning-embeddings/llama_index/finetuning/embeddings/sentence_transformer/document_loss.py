@@ -55,6 +55,7 @@ class DocumentRankingLoss(nn.Module):
             Representation Learning, Kusupati et al. 2022, https://arxiv.org/abs/2205.13147);
             the losses are averaged. None trains the whole vector.
         micro_batch_tokens: Padded tokens a micro-batch; None chooses by device.
+        micro_batch_texts: Texts a micro-batch at most; None: as many as there are tokens for.
         keep_activations_tokens: Padded tokens of a step that keep their activations; None
             chooses by device.
     """
@@ -67,6 +68,7 @@ class DocumentRankingLoss(nn.Module):
         symmetric: bool = False,
         dims: Sequence[int] | None = None,
         micro_batch_tokens: int | None = None,
+        micro_batch_texts: int | None = None,
         keep_activations_tokens: int | None = None,
     ) -> None:
         super().__init__()
@@ -75,6 +77,7 @@ class DocumentRankingLoss(nn.Module):
         self.symmetric = symmetric
         self.dims = tuple(dims) if dims is not None else None
         self.micro_batch_tokens = micro_batch_tokens
+        self.micro_batch_texts = micro_batch_texts
         self.keep_activations_tokens = keep_activations_tokens
 
     def extra_repr(self) -> str:
@@ -161,7 +164,8 @@ class DocumentRankingLoss(nn.Module):
                 return first.pop()(features)
             return embed(features) if keep >= 0 else _recomputed(embed, features)
 
-        return partial(_in_micro_batches, budget=budget, embed=embed_part)
+        most = self.micro_batch_texts
+        return partial(_in_micro_batches, budget=budget, most=most, embed=embed_part)
 
 
 def _embedded(model: Any, features: Features) -> Tensor:
@@ -180,19 +184,19 @@ def _is_padded(features: Features) -> bool:
     return isinstance(mask, Tensor) and mask.ndim == 2
 
 
-def _in_micro_batches(features: Features, budget: int, embed: Any) -> Tensor:
+def _in_micro_batches(features: Features, budget: int, most: int | None, embed: Any) -> Tensor:
     lengths = features["attention_mask"].sum(dim=1)
     order = torch.argsort(lengths, descending=True, stable=True)
-    parts = [embed(_rows(features, rows)) for rows in _packed(order, lengths, budget)]
+    parts = [embed(_rows(features, rows)) for rows in _packed(order, lengths, budget, most)]
     return torch.cat(parts)[torch.argsort(order)]
 
 
-def _packed(order: Tensor, lengths: Tensor, budget: int) -> Iterator[Tensor]:
+def _packed(order: Tensor, lengths: Tensor, budget: int, most: int | None) -> Iterator[Tensor]:
     """Split rows that are sorted by falling length into runs of at most ``budget`` tokens."""
     start = 0
     while start < len(order):
         longest = max(int(lengths[order[start]]), 1)
-        stop = start + max(budget // longest, 1)
+        stop = start + max(min(budget // longest, most or len(order)), 1)
         yield order[start:stop]
         start = stop
 

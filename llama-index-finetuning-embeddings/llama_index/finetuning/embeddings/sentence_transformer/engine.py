@@ -11,6 +11,7 @@ from typing import Any
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from sentence_transformers import SentenceTransformer
 from sentence_transformers import SentenceTransformerTrainingArguments as TrainingArguments
+from torch import nn
 from transformers import TrainerCallback
 
 from llama_index.finetuning.embeddings import upstream
@@ -24,6 +25,7 @@ from llama_index.finetuning.embeddings.description import token_lengths
 from llama_index.finetuning.embeddings.errors import (
     ConfigurationError,
     DatasetError,
+    ModelFolderError,
     OutputError,
 )
 from llama_index.finetuning.embeddings.evaluation.evaluate import RetrievalResult
@@ -56,6 +58,7 @@ from llama_index.finetuning.embeddings.sentence_transformer.losses import Loss
 from llama_index.finetuning.embeddings.sentence_transformer.precision import (
     choose_precision,
     limit_kernel_caches,
+    only_by_arguments,
 )
 from llama_index.finetuning.embeddings.sentence_transformer.randomness import seeded
 from llama_index.finetuning.embeddings.sentence_transformer.rows import training_pairs
@@ -109,7 +112,8 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
             others are never negatives in any case.
         trust_remote_code: Run code that the model's folder brings.
         device: Where to train, e.g. ``"cpu"``; None chooses.
-        save_checkpoints: Write checkpoints under ``checkpoints/<model_output_path>``.
+        save_checkpoints: Write checkpoints under ``checkpoints/<model_output_path>``; where that
+            path is absolute, in ``checkpoints`` beside its last part.
         resume_from_checkpoint: Go on from the last whole checkpoint of the same run, if any.
         checkpoint_save_steps: Steps between two checkpoints.
         checkpoint_save_total_limit: Checkpoints to keep; 0 keeps all.
@@ -268,7 +272,8 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
             check_embeds_documents(self.model_id)
         use_cpu = str(device or upstream.default_device()).startswith("cpu")
         usual = self._default_training_args("unused", precision="fp32", use_cpu=use_cpu)
-        merge_training_args(usual, training_args, {})
+        with only_by_arguments():
+            asked = merge_training_args(usual, training_args, {})
 
         if use_cpu:
             limit_kernel_caches()
@@ -280,7 +285,8 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
         warn_of_prompts(
             self.model_id, own_prompts, query_prompt=query_prompt, text_prompt=text_prompt
         )
-        choose_precision(precision, self.model.device)
+        for one in (precision, precision_of(asked)):
+            choose_precision(one, self.model.device)
         if isinstance(max_seq_length, int):
             check_max_seq_length(self.model, max_seq_length)
             if train == "both":
@@ -289,13 +295,14 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
         with seeded(seed):
             self._add_adapter()
             self._task = self._build_task(loss)
-        self.loss = self._task.loss
         self.report: RetrievalReport | None = None
         self.summary = ""
         self._base_result: RetrievalResult | None = None
         self._has_moved = False
         self._laid_out = self._data_fingerprints()
-        self.evaluator = (
+        self._known_length = self.model.max_seq_length
+        self._keeps_length = False
+        self._evaluator = (
             None
             if val_dataset is None
             else RetrievalEvaluator(
@@ -306,6 +313,21 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
             )
         )
 
+    @property
+    def loss(self) -> nn.Module:
+        """What is trained on; another loss that is put here gets batches of its own."""
+        return self._task.loss
+
+    @loss.setter
+    def loss(self, loss: Loss | None) -> None:
+        with seeded(self.seed):
+            self._task = self._build_task(loss)
+
+    @property
+    def evaluator(self) -> RetrievalEvaluator | None:
+        """What scores the weights, where there is a validation set."""
+        return self._evaluator
+
     def _load_model(self, place: str) -> SentenceTransformer:
         backend = self.model_kwargs.pop("backend", "torch")
         if backend != "torch":
@@ -313,12 +335,14 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
                 f"'model_kwargs' must leave 'backend' at 'torch' to train (got {backend!r}). "
                 "Export the finetuned folder afterwards."
             )
-        model = load_sentence_transformer(
-            place,
-            trust_remote_code=self.trust_remote_code,
-            device=distributed.own_device(self.device),
-            model_kwargs=self.model_kwargs or None,
-        )
+        # Weights that the folder lacks, such as a pooler's, begin at random.
+        with seeded(self.seed):
+            model = load_sentence_transformer(
+                place,
+                trust_remote_code=self.trust_remote_code,
+                device=distributed.own_device(self.device),
+                model_kwargs=self.model_kwargs or None,
+            )
         if not {"dtype", "torch_dtype"} & self.model_kwargs.keys():
             model.float()
         return model
@@ -407,6 +431,7 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
             ConfigurationError: A keyword is no training argument, or a step is too small.
             DatasetError: There is nothing to choose from in any step, or a dataset was changed
                 after the engine was made.
+            ModelFolderError: The base, which goes on embedding the documents, can't be read again.
             OutputError: The output can't be written, or another run is writing it.
             TrainingError: The loss or the weights are no longer finite.
         """
@@ -416,7 +441,12 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
         check_places(output, self.checkpoint_path)
         device = self.model.device
         precision = choose_precision(self.precision, device)
-        with self._alone(output), self._work_folder() as folder, seeded(self.seed):
+        with (
+            self._alone(output),
+            self._work_folder() as folder,
+            seeded(self.seed),
+            only_by_arguments(),
+        ):
             args = merge_training_args(
                 self._default_training_args(
                     str(folder), precision=precision, use_cpu=device.type == "cpu"
@@ -425,17 +455,19 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
                 train_kwargs,
                 self._default_learning_rate,
             )
+            choose_precision(precision_of(args), device)
             self._task.check_learnable(args)
             if device.type == "cuda" and distributed.world_size() == 1:
                 # Else upstream spreads the batch over all GPUs, and multiplies it.
                 args._n_gpu = 1
             self._add_adapter()
+            # One that was set on the model after the engine was made is the user's choice.
+            self._keeps_length |= self.model.max_seq_length != self._known_length
             run = Run(
                 self.model,
                 self._task,
                 args,
                 folder,
-                loss=self.loss,
                 evaluator=self.evaluator,
                 choose_length=self._choose_length,
                 identity={
@@ -450,12 +482,15 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
                 patience=self.early_stopping_patience,
                 callbacks=self.callbacks,
             )
-            outcome = run.outcome()
+            try:
+                outcome = run.outcome()
+            finally:
+                self._known_length = self.model.max_seq_length
             try:
                 self._save(output, outcome, args)
-            except OutputError as error:
+            except (ModelFolderError, OutputError) as error:
                 unsaved = "" if outcome.whitening is None else ", without the matrix that whitens,"
-                raise OutputError(
+                raise type(error)(
                     f"{error} The engine holds the trained weights: engine.model.save(path) writes "
                     f"them{unsaved} elsewhere, and a further finetune() trains on from them."
                 ) from error
@@ -488,6 +523,8 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
 
     def _choose_length(self) -> int | None:
         """Return the tokens of a text to train at, None where nothing is to be set."""
+        if self._keeps_length:
+            return None
         if self.max_seq_length != "auto":
             return None if self.max_seq_length is None else int(self.max_seq_length)
         if self.train == "query":
@@ -594,7 +631,8 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
     def push_to_hub(self, repo_id: str, **kwargs: Any) -> str:
         """Upload the finetuned folder, model card included, to the Hugging Face Hub.
 
-        The report stays behind unless you ask for it: it quotes queries and documents.
+        The report stays behind, as it quotes queries and documents, unless you name what to upload
+        by ``allow_patterns``, or nothing to leave out by ``ignore_patterns=[]``.
 
         Args:
             repo_id: ``"user/name"`` of the model repository; created if it does not exist.

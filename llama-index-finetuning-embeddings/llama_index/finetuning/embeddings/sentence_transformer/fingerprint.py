@@ -34,7 +34,10 @@ def _plain(value: Any) -> Any:
         return [_plain(one) for one in value]
     if hasattr(value, "to_dict"):
         return _plain(value.to_dict())
-    return getattr(value, "__qualname__", type(value).__qualname__)
+    name = getattr(value, "__qualname__", type(value).__qualname__)
+    code = getattr(value, "__code__", None)
+    # Functions without a name of their own are told apart by what they do.
+    return name if code is None else [name, code.co_code.hex(), list(code.co_names)]
 
 
 def _is_setting(name: str, value: Any) -> bool:

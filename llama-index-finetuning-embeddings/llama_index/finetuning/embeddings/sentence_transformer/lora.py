@@ -32,7 +32,14 @@ def add_adapter(model: SentenceTransformer, peft_config: Any) -> None:
         raise ConfigurationError("'peft_config' needs a transformer model, which this one is not.")
     module, name, transformer = found
     # A copy: PEFT writes into it what it finds in the model.
-    adapted = peft.get_peft_model(transformer, copy.deepcopy(peft_config))
+    # A head behind the transformer would train at the adapter's rate, and is no part of it.
+    model.requires_grad_(False)
+    try:
+        adapted = peft.get_peft_model(transformer, copy.deepcopy(peft_config))
+    except ValueError as error:  # modules that the model does not have, for instance
+        raise ConfigurationError(
+            f"'peft_config' does not fit the model {type(transformer).__name__}: {error}"
+        ) from error
     if not hasattr(adapted, "merge_and_unload"):
         raise ConfigurationError(
             f"'peft_config' must be of a kind that can be merged into the weights, such as "

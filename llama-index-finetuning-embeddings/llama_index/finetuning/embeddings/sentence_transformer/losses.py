@@ -46,6 +46,7 @@ _SOFTMAXES = {
     (frozenset({"query_to_doc"}), "per_direction"): False,
     (frozenset({"query_to_doc", "doc_to_query"}), "per_direction"): True,
 }
+_CACHED_TEXTS = 32  # upstream's mini-batches, where nothing is said
 _WRAPPERS = ("MatryoshkaLoss", "Matryoshka2dLoss", "AdaptiveLayerLoss")
 _UNSUPPORTED = {
     "BatchAllTripletLoss": "class labels",
@@ -94,11 +95,12 @@ def build_loss(loss: Any, model: SentenceTransformer) -> nn.Module:
         model: The model to train.
 
     Raises:
-        ConfigurationError: It is none of these, or the callable returned no module.
+        ConfigurationError: It is none of these, the callable returned no module, or the loss
+            computes on another model.
     """
     if isinstance(loss, nn.Module):
         bind(loss, model)
-        return loss
+        return _checked(loss, model, "pass a callable that makes it of the model instead")
     if not callable(loss):
         raise ConfigurationError(
             "'loss' must be a sentence-transformers loss, a loss class or a callable that takes "
@@ -110,7 +112,16 @@ def build_loss(loss: Any, model: SentenceTransformer) -> nn.Module:
             "'loss' must return a torch.nn.Module when it is called with the model "
             f"(got {built!r})."
         )
-    return built
+    return _checked(built, model, "keep the model that it is made of as an attribute")
+
+
+def _checked(loss: nn.Module, model: SentenceTransformer, remedy: str) -> nn.Module:
+    if not any(part is model for part in loss.modules()):
+        raise ConfigurationError(
+            f"'loss' must compute on the engine's model (got {type(loss).__name__}, which does not "
+            f"hold it as 'model'): nothing of it would be trained. To mend it, {remedy}."
+        )
+    return loss
 
 
 def bind(loss: nn.Module, model: SentenceTransformer) -> None:
@@ -143,10 +154,12 @@ class PlainRanking:
     Attributes:
         scale: Factor on the cosine similarities.
         symmetric: Documents choose among queries too, not only queries among documents.
+        mini_batch_size: Texts at a time that the loss, a cached one, would encode; None: all.
     """
 
     scale: float = 20.0
     symmetric: bool = True
+    mini_batch_size: int | None = None
 
 
 def plain_ranking(loss: Any) -> PlainRanking | None:
@@ -163,22 +176,25 @@ def plain_ranking(loss: Any) -> PlainRanking | None:
         "CachedMultipleNegativesSymmetricRankingLoss",
     )
     both_ways = tuple(getattr(module, name) for name in names if hasattr(module, name))
-    if loss is None or loss in both_ways:
+    if loss is None:
         return PlainRanking()
-    if loss in one_way:
-        return PlainRanking(symmetric=False)
-    if type(loss) not in one_way + both_ways:
+    kind = loss if isinstance(loss, type) else type(loss)
+    if kind not in one_way + both_ways:
         return None
+    symmetric = kind in both_ways
+    cached = _CACHED_TEXTS if kind.__name__.startswith("Cached") else None
+    if kind is loss:
+        return PlainRanking(symmetric=symmetric, mini_batch_size=cached)
     from sentence_transformers.util import cos_sim
 
     # Documents of all processes are gathered in any case.
     usual = {"similarity_fct": cos_sim, "hardness_mode": None}
     if any(getattr(loss, name, value) != value for name, value in usual.items()):
         return None
-    symmetric = type(loss) in both_ways
     if hasattr(loss, "directions"):
         softmax = (frozenset(loss.directions), loss.partition_mode)
         if softmax not in _SOFTMAXES:
             return None
         symmetric = _SOFTMAXES[softmax]
-    return PlainRanking(float(loss.scale), symmetric)
+    texts = getattr(loss, "mini_batch_size", None)
+    return PlainRanking(float(loss.scale), symmetric, texts)

@@ -1,6 +1,8 @@
 """Choosing the arithmetic of the training steps by what the hardware really has."""
 
+import contextlib
 import os
+from collections.abc import Iterator
 
 import torch
 
@@ -9,6 +11,7 @@ from llama_index.finetuning.embeddings.errors import ConfigurationError
 PRECISIONS = ("auto", "bf16", "fp16", "fp32")
 # What oneDNN and PyTorch's layer above it read when they run their first product.
 _KERNEL_CACHES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
+_MIXED_PRECISION = "ACCELERATE_MIXED_PRECISION"
 _KERNELS_KEPT = "32"
 
 
@@ -42,6 +45,24 @@ def limit_kernel_caches() -> None:
     """
     for name in _KERNEL_CACHES:
         os.environ.setdefault(name, _KERNELS_KEPT)
+
+
+@contextlib.contextmanager
+def only_by_arguments() -> Iterator[None]:
+    """Let the training arguments alone say what a run computes in.
+
+    Accelerate heeds an environment variable as well, which its launcher sets, and which
+    transformers 4 leaves behind after each run in half precision.
+    """
+    before = os.environ.get(_MIXED_PRECISION)
+    os.environ[_MIXED_PRECISION] = "no"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_MIXED_PRECISION]
+        else:
+            os.environ[_MIXED_PRECISION] = before
 
 
 def supports_bf16(device: torch.device) -> bool:

@@ -20,6 +20,7 @@ from llama_index.finetuning.embeddings.sentence_transformer.attention import fus
 from llama_index.finetuning.embeddings.sentence_transformer.checkpoints import (
     CheckpointSeal,
     last_checkpoint,
+    state_of,
     unseal,
 )
 from llama_index.finetuning.embeddings.sentence_transformer.evaluator import (
@@ -133,7 +134,6 @@ class Run:
         task: What it trains on.
         args: The Trainer's arguments.
         folder: For checkpoints, and for the weights that are kept meanwhile.
-        loss: The loss.
         evaluator: Scores the model on the validation set, if there is one.
         choose_length: Tells the tokens of a text to train at; None leaves the model's own.
         identity: What makes two runs the same beside weights and arguments, so that only
@@ -151,7 +151,6 @@ class Run:
         args: TrainingArguments,
         folder: Path,
         *,
-        loss: torch.nn.Module,
         evaluator: RetrievalEvaluator | None,
         choose_length: Callable[[], int | None],
         identity: Mapping[str, Any],
@@ -164,7 +163,6 @@ class Run:
         self._task = task
         self._args = args
         self._folder = folder
-        self._loss = loss
         self._evaluator = evaluator
         self._choose_length = choose_length
         self._identity = identity
@@ -219,7 +217,11 @@ class Run:
                 seconds=seconds,
                 log=log,
             )
-        scores = [record[f"eval_{METRIC}"] for record in log if f"eval_{METRIC}" in record]
+        scores = [
+            record[f"eval_{METRIC}"]
+            for record in log
+            if f"eval_{METRIC}" in record and record["step"] != START_STEP
+        ]
         if best.step != START_STEP:
             # In training the steps were scored in half precision, and without the matrix.
             best.restore()
@@ -267,7 +269,7 @@ class Run:
 
     def _train(self, before: RetrievalResult | None) -> tuple[Trainer, BestModel | None]:
         run = self._fingerprint()
-        bind(self._loss, self._model)
+        bind(self._task.loss, self._model)
         checkpoint = self._resume_point(run)
         best = None
         limit, self._args.save_total_limit = self._args.save_total_limit, None
@@ -282,7 +284,7 @@ class Run:
             model=self._model,
             args=self._args,
             train_dataset=self._task.rows,
-            loss=self._loss,
+            loss=self._task.loss,
             evaluator=self._evaluator,
             data_collator=self._task.collator,
             callbacks=callbacks,
@@ -295,10 +297,17 @@ class Run:
         kept = frozen_first_layers(self._model) if only_queries else contextlib.nullcontext()
         try:
             with fused_attention(self._model), kept:
+                if checkpoint and best and best.is_out_of_patience(state := state_of(checkpoint)):
+                    # The run had ended here; a further step could be taken for a better one.
+                    trainer.state = state
+                    return trainer, best
                 trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
             if best is not None and best.last_step != trainer.state.global_step:
                 trainer.evaluate()
         finally:
+            # The optimizer's state is as large as two models, and evaluation comes next.
+            trainer.optimizer = trainer.lr_scheduler = None
+            trainer.accelerator.free_memory()
             # Mixed precision wraps the model's forward; what comes back must compute in fp32.
             trainer.accelerator.unwrap_model(self._model, keep_fp32_wrapper=False)
             self._args.save_total_limit = limit
@@ -338,7 +347,7 @@ class Run:
             weights=self._start.digest() if pays else None,
             batching=self._task.batching,
             max_seq_length=finite(self._model.max_seq_length),
-            loss=self._loss,
+            loss=self._task.loss,
             training_args=what_shapes_weights(self._args),
         )
 

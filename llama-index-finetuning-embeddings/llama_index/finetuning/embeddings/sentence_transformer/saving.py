@@ -1,6 +1,7 @@
 """Writing the finetuned model: weights, model card and the facts of the run."""
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,12 @@ def _write_model(
         model.save_pretrained(str(folder), create_model_card=False)
     else:
         _write_router(folder, query=model, document=document_model)
+    # Upstream writes the code of a module into the module's folder, and looks for it at the top of
+    # the model's.
+    for code in sorted(folder.rglob("*.py")):
+        for place in (folder, *(folder / side for side in SIDES)):
+            if code.is_relative_to(place) and not (place / code.name).exists():
+                shutil.copy2(code, place / code.name)
 
 
 def _write_router(
@@ -176,7 +183,10 @@ def push_to_hub(folder: Path, repo_id: str, **kwargs: Any) -> str:
     require_model(folder)
     api = HfApi(token=kwargs.pop("token", None))
     api.create_repo(repo_id, private=kwargs.pop("private", None), exist_ok=True)
-    kwargs.setdefault("ignore_patterns", [_REPORT])
+    ignored = kwargs.get("ignore_patterns", (_REPORT,))
+    if ignored and "allow_patterns" not in kwargs:
+        ignored = {ignored} if isinstance(ignored, str) else {*ignored}
+        kwargs["ignore_patterns"] = sorted({*ignored, _REPORT})
     return str(api.upload_folder(repo_id=repo_id, folder_path=str(folder), **kwargs))
 
 

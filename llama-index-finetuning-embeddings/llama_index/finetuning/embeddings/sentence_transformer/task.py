@@ -32,6 +32,7 @@ from llama_index.finetuning.embeddings.sentence_transformer.frozen_documents imp
     QueryStepCollator,
 )
 from llama_index.finetuning.embeddings.sentence_transformer.losses import (
+    PlainRanking,
     build_loss,
     loss_format,
     plain_ranking,
@@ -125,7 +126,7 @@ def build_task(
         return _query_task(
             dataset,
             model,
-            loss=DocumentRankingLoss(model, scale=ranking.scale, dims=matryoshka_dims),
+            loss=_ranking_loss(model, ranking, symmetric=False, dims=matryoshka_dims),
             use_all_docs=use_all_docs,
             query_prompt=query_prompt,
             text_prompt=text_prompt,
@@ -154,9 +155,7 @@ def build_task(
         return Task(
             batching=batching,
             rows=Dataset.from_dict({"row": list(range(len(grouped)))}),
-            loss=DocumentRankingLoss(
-                model, scale=ranking.scale, symmetric=ranking.symmetric, dims=matryoshka_dims
-            ),
+            loss=_ranking_loss(model, ranking, symmetric=ranking.symmetric, dims=matryoshka_dims),
             batch_sampler=functools.partial(
                 FalseNegativeFreeBatchSampler, keys=steps.keys, seed=seed
             ),
@@ -166,7 +165,8 @@ def build_task(
             has_hard_negatives=any(map((dataset.hard_negatives or {}).get, dataset.queries)),
         )
     bound = build_loss(loss, model)
-    if distributed.world_size() > 1 and getattr(bound, "gather_across_devices", False):
+    gathers = any(getattr(one, "gather_across_devices", False) for one in bound.modules())
+    if gathers and distributed.world_size() > 1:
         raise ConfigurationError(
             f"'loss' can't gather documents across processes ({_name(bound)} with "
             "gather_across_devices=True): a document of one process may be relevant to another's "
@@ -186,6 +186,25 @@ def build_task(
         ),
         collator=None,
         prompts={name: prompt for name, prompt in prompts.items() if prompt} or None,
+    )
+
+
+def _ranking_loss(
+    model: SentenceTransformer,
+    ranking: PlainRanking,
+    *,
+    symmetric: bool,
+    dims: Sequence[int] | None,
+) -> DocumentRankingLoss:
+    texts = ranking.mini_batch_size
+    return DocumentRankingLoss(
+        model,
+        scale=ranking.scale,
+        symmetric=symmetric,
+        dims=dims,
+        micro_batch_texts=texts,
+        # Who asks for a cached loss is short of memory.
+        keep_activations_tokens=None if texts is None else 0,
     )
 
 

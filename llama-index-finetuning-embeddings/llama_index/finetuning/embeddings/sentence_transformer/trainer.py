@@ -16,6 +16,8 @@ from llama_index.finetuning.embeddings.sentence_transformer import distributed
 from llama_index.finetuning.embeddings.sentence_transformer.checkpoints import SEAL
 from llama_index.finetuning.embeddings.sentence_transformer.evaluator import METRIC
 from llama_index.finetuning.embeddings.sentence_transformer.lora import has_adapter
+from llama_index.finetuning.embeddings.sentence_transformer.randomness import seeded
+from llama_index.finetuning.embeddings.sentence_transformer.weights import evaluated_steps
 
 _UNCHANGED = (
     "Checkpoints and an earlier model are unchanged; try a lower learning_rate, or "
@@ -31,6 +33,7 @@ class Trainer(SentenceTransformerTrainer):  # type: ignore[misc]
         self._make_batch_sampler = batch_sampler
         super().__init__(**kwargs)
         self.add_callback(_Epochs(self))
+        self.add_callback(_MissedEvaluation(self))
         self.sampler: Any = None
 
     def get_batch_sampler(
@@ -69,6 +72,12 @@ class Trainer(SentenceTransformerTrainer):  # type: ignore[misc]
             return
         weights = str(Path(checkpoint_path) / _ALL_WEIGHTS)
         load_model(self.model, weights, device=str(self.model.device))
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Evaluate, and leave the state of randomness as it was: no checkpoint would know of it."""
+        with seeded(self.args.seed):
+            scores: dict[str, float] = super().evaluate(*args, **kwargs)
+        return scores
 
     def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
         """Compute the loss, and stop at the first that is NaN or infinite.
@@ -113,6 +122,22 @@ class _Epochs(TrainerCallback):  # type: ignore[misc]
     ) -> None:
         """Pass the epoch on."""
         self._trainer.sampler.set_epoch(int(state.epoch or 0))
+
+
+class _MissedEvaluation(TrainerCallback):  # type: ignore[misc]
+    """Evaluate at the end of an epoch that a run was killed at, behind its checkpoint."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self._trainer = trainer
+
+    def on_train_begin(
+        self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Do so where a run goes on that evaluates after each epoch."""
+        if args.eval_strategy != "epoch" or not state.global_step:
+            return
+        if float(state.epoch).is_integer() and state.global_step not in evaluated_steps(state):
+            self._trainer.evaluate()
 
 
 class Progress(ProgressCallback):  # type: ignore[misc]

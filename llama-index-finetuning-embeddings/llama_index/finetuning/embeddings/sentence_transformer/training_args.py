@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import math
+import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -102,6 +103,12 @@ def merge_training_args(
             f"'eval_strategy' needs something to evaluate on (got {str(asked['eval_strategy'])!r})."
             " Pass val_dataset to the engine."
         )
+    if defaults["save_strategy"] == "no" and _logs_to_output(asked):
+        raise ConfigurationError(
+            "'report_to' can't be TensorBoard without a place for its files. Pass "
+            "save_checkpoints=True to the engine, which keeps them beside the checkpoints, or set "
+            "the environment variable TENSORBOARD_LOGGING_DIR ('logging_dir' in transformers 4)."
+        )
     if {"warmup_steps", "warmup_ratio"} & asked.keys():
         # Two names for one thing: the user's must not be overruled by our other one.
         defaults = {name: value for name, value in defaults.items() if "warmup" not in name}
@@ -138,6 +145,13 @@ def merge_training_args(
     if learning_rate is not None and "learning_rate" not in asked:
         args.learning_rate = learning_rate(args)
     return args
+
+
+def _logs_to_output(asked: Mapping[str, Any]) -> bool:
+    reports = asked.get("report_to")
+    reports = [reports] if isinstance(reports, str) else reports or []
+    told = "logging_dir" in asked or "TENSORBOARD_LOGGING_DIR" in os.environ
+    return "tensorboard" in reports and not told
 
 
 def default_learning_rate(args: TrainingArguments, n_rows: int, *, lora: bool) -> float:

@@ -137,13 +137,23 @@ class BestModel(TrainerCallback):  # type: ignore[misc]
         """Offer the weights that were just evaluated, and stop where patience is at its end."""
         score = metrics[f"eval_{METRIC}"]
         self.offer(score, state.global_step, max_steps=state.max_steps)
-        # The log comes with a checkpoint, so that a resumed run counts what the first one saw.
-        if self._patience is None:
-            return
-        best = self.step
-        evaluated = [e["step"] for e in state.log_history if f"eval_{METRIC}" in e]
-        if sum(step > best for step in evaluated) >= self._patience:
+        if self.is_out_of_patience(state):
             control.should_training_stop = True
+
+    def is_out_of_patience(self, state: TrainerState) -> bool:
+        """Tell whether so many evaluations in a row were not better that training ends.
+
+        The log comes with a checkpoint, so that a resumed run counts what the first one saw.
+        """
+        if self._patience is None:
+            return False
+        best = self.step
+        return sum(step > best for step in evaluated_steps(state)) >= self._patience
+
+
+def evaluated_steps(state: TrainerState) -> list[int]:
+    """Return the steps that were evaluated, in a run and in those that it went on from."""
+    return [entry["step"] for entry in state.log_history if f"eval_{METRIC}" in entry]
 
 
 def known_best(folder: Path) -> dict[str, Any]:
