@@ -33,7 +33,11 @@ from llama_index.finetuning.embeddings.adapter import EmbeddingAdapterFinetuneEn
 from llama_index.finetuning.embeddings.adapter.options import TrainingOptions, parse
 from llama_index.finetuning.embeddings.adapter.scoring import Scorer
 from llama_index.finetuning.embeddings.adapter.selection import _mean_and_error
-from llama_index.finetuning.embeddings.adapter.training import ranking_loss
+from llama_index.finetuning.embeddings.adapter.training import (
+    _batches,
+    ranking_loss,
+    steps_per_epoch,
+)
 from llama_index.finetuning.embeddings.adapter.vectors import (
     Rows,
     TrainingSet,
@@ -830,6 +834,48 @@ def test_custom_adapters(output):
     assert not torch.equal(gates[0], torch.ones(32))
 
 
+class Normed(LinearLayer):
+    """A custom adapter whose training needs two rows."""
+
+    def __init__(self, in_features, out_features, bias=False):
+        super().__init__(in_features, out_features, bias)
+        self.norm = torch.nn.BatchNorm1d(in_features)
+
+    def forward(self, embed):
+        return super().forward(self.norm(embed))
+
+
+def test_a_last_pair_alone_joins_the_batch_before(output):
+    """A BatchNorm can't be trained on one row."""
+    dataset = tiny_dataset(41, 1)
+    engine = engine_for(dataset, output, adapter_model=Normed(32, 32), epochs=2, batch_size=10)
+    engine.finetune()
+    assert "Trained for 8 steps" in engine.summary
+
+
+@pytest.mark.parametrize(
+    ("n_pairs", "size", "expected"),
+    [
+        (40, 10, [10, 10, 10, 10]),
+        (41, 10, [10, 10, 10, 11]),
+        (42, 10, [10, 10, 10, 10, 2]),
+        (3, 1, [1, 1, 1]),
+        (3, 2, [3]),
+        (1, 10, [1]),
+        (5, 10, [5]),
+    ],
+)
+def test_sizes_of_batches(n_pairs, size, expected):
+    """A pass takes every pair once, and its batches are the steps of an epoch."""
+    pairs = torch.arange(n_pairs).repeat(2, 1).T
+    batches = _batches(pairs, size, torch.Generator())
+    one_pass = [next(batches) for _ in expected]
+    assert [len(batch) for batch in one_pass] == expected
+    assert sorted(torch.cat(one_pass)[:, 0].tolist()) == list(range(n_pairs))
+    options = TrainingOptions(batch_size=size)
+    assert steps_per_epoch(options, n_pairs) == len(expected)
+
+
 def test_a_custom_adapter_that_does_not_help(output):
     """The base comes back as a LinearLayer, as a Gate could not be sure to hold it.
 
@@ -856,6 +902,13 @@ def test_one_of_our_adapters_that_does_not_help(output):
     engine_for(hopeless(), output, **adapter).finetune()
     later = engine_for(hopeless(), output, **adapter)
     assert type(later.get_finetuned_model().adapter) is LinearLayer
+    assert type(later.get_finetuned_model(adapter_cls=TwoLayerNN).adapter) is LinearLayer
+    model = AdapterEmbeddingModel(HashEmbedding(), output, TwoLayerNN)
+    assert model.get_query_embedding("amber") == pytest.approx(HashEmbedding().vector("amber"))
+    resumed = EmbeddingAdapterFinetuneEngine.from_model_path(
+        hopeless(), HashEmbedding(), output, model_cls=TwoLayerNN, model_output_path=output
+    )
+    assert type(resumed.model) is LinearLayer
 
 
 def test_a_base_with_other_things_under_the_names_of_settings(output):
@@ -1084,9 +1137,26 @@ def test_a_second_run_embeds_nothing(output):
     base.query_prefix = "ask "
     engine.finetune()
     assert base.texts_seen == 2 * seen
-    engine.dataset = synonyms(20, seed=1)
+    known, engine.dataset = set(engine.dataset.queries.values()), synonyms(20, seed=1)
     engine.finetune()
-    assert base.query_calls == 3 * asked
+    assert base.query_calls == 2 * asked + len(set(engine.dataset.queries.values()) - known)
+
+
+def test_a_second_run_pays_for_new_texts_alone(output):
+    """A validation set, taken away and given again, is embedded once, by the side of its texts."""
+    train, val = synonyms(20), synonyms(20, seed=1)
+    base = HashEmbedding()
+    engine = engine_for(train, output, base, epochs=1)
+    for options in ({}, {"val_dataset": val}, {}, {"val_dataset": val}, {"negatives": "corpus"}):
+        engine.finetune(**options)
+    assert len(base.texts_seen) == len({*train.corpus.values(), *val.corpus.values()})
+    assert base.query_calls == len({*train.queries.values(), *val.queries.values()})
+    metrics = []
+    for one in (engine, engine_for(train, output, epochs=1)):
+        one.finetune(val_dataset=val)
+        manifest = json.loads((engine_path(output) / "finetuning.json").read_text())
+        metrics.append(manifest["metrics"]["before"])
+    assert metrics[0] == metrics[1]
 
 
 def test_the_cache_makes_a_second_run_free(output, tmp_path):

@@ -25,6 +25,7 @@ from sentence_transformers import SentenceTransformer
 
 from llama_index.finetuning.embeddings import (
     ConfigurationError,
+    EncodingError,
     ModelFolderError,
     load_finetuned_model,
 )
@@ -40,7 +41,7 @@ from llama_index.finetuning.embeddings.adapters import (
     TwoLayerNN,
     save_adapter,
 )
-from llama_index.finetuning.embeddings.encoding import encode
+from llama_index.finetuning.embeddings.encoding import calls, encode
 from llama_index.finetuning.embeddings.encoding.calls import has_query_batches, is_remote
 from llama_index.finetuning.embeddings.encoding.identity import identity
 
@@ -99,6 +100,110 @@ def test_texts_are_encoded_as_those_of_the_base(tmp_path, path):
     off = AdapterEmbeddingModel(base, path, transform_query=False)
     assert np.array_equal(encode(off, ["amber"], "query", cache_dir=cache), queries)
     assert off.model_for("query") is off.model_for("text") is base
+
+
+@pytest.mark.parametrize("length", [1, 3], ids=["unit", "long"])
+@pytest.mark.parametrize(
+    ("transform", "out_features"), [("query", DIM), ("both", DIM), ("both", 5)]
+)
+def test_an_adapter_is_encoded_from_its_bases_vectors(
+    out_features, length, transform, tmp_path, monkeypatch
+):
+    """What a cache has of the base is not paid again, and the vectors are the model's own."""
+
+    class Long(HashEmbedding):
+        def vector(self, text):
+            return [length * value for value in super().vector(text)]
+
+    monkeypatch.setattr(calls, "_BLOCK", 2)
+    base, texts = Long(dim=DIM), ["amber", "bridge", "amber", "candle", "desert"]
+    adapter = folder_of(tmp_path, linear(out_features, bias=True), transform)
+    model = AdapterEmbeddingModel(base, adapter)
+    for side in ("query", "text"):
+        encode(base, texts, side, cache_dir=tmp_path / "cache")
+    paid = base.query_calls, len(base.texts_seen)
+    queries = encode(model, texts, "query", cache_dir=tmp_path / "cache")
+    documents = encode(model, texts, "text", cache_dir=tmp_path / "cache")
+    assert (base.query_calls, len(base.texts_seen)) == paid
+    assert np.allclose(queries, model.get_query_embedding_batch(texts), atol=1e-6)
+    assert np.allclose(documents, model.get_text_embedding_batch(texts), atol=1e-6)
+    again = encode(base, texts, "query", cache_dir=tmp_path / "cache")
+    assert np.allclose(again, [base.vector(text) for text in texts], atol=1e-6)
+    assert encode(model, [], "query").shape == (0, 0)
+
+
+def test_adapters_in_a_row_are_encoded_from_the_first_bases_vectors(tmp_path, path):
+    """Each is passed through in its turn."""
+    base = HashEmbedding(dim=DIM)
+    inner = AdapterEmbeddingModel(base, path)
+    flip = LinearLayer(DIM, DIM)
+    with torch.no_grad():
+        flip.linear.weight.copy_(MATRIX.flip(0))
+    (tmp_path / "outer").mkdir()
+    outer = AdapterEmbeddingModel(inner, folder_of(tmp_path / "outer", flip, base=inner))
+    encode(base, ["amber"], "query", cache_dir=tmp_path / "cache")
+    found = encode(outer, ["amber"], "query", cache_dir=tmp_path / "cache")
+    assert base.query_calls == 1
+    assert np.allclose(found, [outer.get_query_embedding("amber")], atol=1e-6)
+
+
+def test_a_wrapper_that_may_do_more_is_called(tmp_path, path):
+    """A subclass with words of its own, and one that has a cache of LlamaIndex."""
+
+    class Asking(AdapterEmbeddingModel):
+        def get_query_embedding_batch(self, queries):
+            return super().get_query_embedding_batch([f"ask {query}" for query in queries])
+
+    base = HashEmbedding(dim=DIM)
+    found = encode(Asking(base, path), ["amber"], "query")
+    assert np.allclose(found[0], mapped(base.vector("ask amber")), atol=1e-6)
+    both = AdapterEmbeddingModel(base, folder_of(tmp_path, linear(), "both"))
+    both.embeddings_cache = SimpleKVStore()
+    both.get_text_embedding("amber")
+    seen = len(base.texts_seen)
+    assert np.allclose(encode(both, ["amber"], "text")[0], mapped(base.vector("amber")), atol=1e-6)
+    assert len(base.texts_seen) == seen
+
+
+def test_an_adapter_whose_vectors_are_unusable(tmp_path):
+    """The error says whose they are, in `encode` as in a call."""
+    adapter = LinearLayer(DIM, DIM)
+    with torch.no_grad():
+        adapter.linear.weight.zero_()
+    model = AdapterEmbeddingModel(HashEmbedding(dim=DIM), folder_of(tmp_path, adapter))
+    for embed in (
+        lambda: encode(model, ["amber"], "query"),
+        lambda: model.get_query_embedding("a"),
+    ):
+        with pytest.raises(EncodingError, match="The adapter in .* not finite, or zero"):
+            embed()
+
+
+def test_known_vectors_are_those_of_the_adapter(path):
+    """What is known is not adapted a second time."""
+    base = HashEmbedding(dim=DIM)
+    model = AdapterEmbeddingModel(base, path)
+    known = {"amber": model.get_query_embedding("amber")}
+    found = encode(model, ["amber", "bridge"], "query", known=known)
+    assert base.query_calls == 2
+    assert np.allclose(found, [mapped(base.vector(q)) for q in ("amber", "bridge")], atol=1e-6)
+
+
+def test_from_dict(path):
+    """What `to_dict` tells makes the model again, over a base that has to be given."""
+    base = HashEmbedding(dim=DIM)
+    for transform_query in (True, False):
+        model = AdapterEmbeddingModel(
+            base, path, transform_query=transform_query, embed_batch_size=7
+        )
+        told = model.to_dict()
+        again = AdapterEmbeddingModel.from_dict(told, base_embed_model=base)
+        assert again.to_dict() == told == model.to_dict()
+        assert again.get_query_embedding("amber") == model.get_query_embedding("amber")
+    changed = AdapterEmbeddingModel.from_dict(told, base_embed_model=base, embed_batch_size=3)
+    assert changed.embed_batch_size == 3
+    with pytest.raises(ConfigurationError, match=r"'base_embed_model' must be given .*'hash'"):
+        AdapterEmbeddingModel.from_dict(told)
 
 
 def test_a_batch_size_of_the_wrapper_holds_for_the_base(path):
@@ -327,6 +432,58 @@ def test_the_embeddings_cache_of_the_base_is_used(wrap, path):
     model.get_text_embedding("desert")
     model.get_text_embedding("desert")
     assert base.texts_seen == ["amber", "bridge", "desert"]
+
+
+class Prefixed(HashEmbedding):
+    """Puts words before texts in the public calls, where `encode` and users come in."""
+
+    def get_query_embedding(self, query):
+        return super().get_query_embedding(f"query: {query}")
+
+    def get_text_embedding(self, text):
+        return super().get_text_embedding(f"passage: {text}")
+
+    def get_text_embedding_batch(self, texts, **kwargs):
+        return super().get_text_embedding_batch([f"passage: {text}" for text in texts], **kwargs)
+
+
+class PrefixedTwice(Prefixed):
+    """Does so in the asynchronous calls too, in words of their own."""
+
+    async def aget_query_embedding(self, query):
+        return await super().aget_query_embedding(f"later: {query}")
+
+    async def aget_text_embedding(self, text):
+        return await super().aget_text_embedding(f"later: {text}")
+
+    async def aget_text_embedding_batch(self, texts, **kwargs):
+        return await super().aget_text_embedding_batch([f"later: {t}" for t in texts], **kwargs)
+
+
+@pytest.mark.parametrize("base", [Prefixed(), PrefixedTwice()], ids=["sync", "both"])
+@pytest.mark.parametrize("wrap", ["adapter", "pair"])
+def test_public_calls_of_the_base_are_served_as_they_are_trained_with(wrap, base, tmp_path):
+    """Where a base overrides them, a wrapper gives what `encode` gives, one by one and async."""
+    adapter = folder_of(tmp_path, LinearLayer(32, 32), base=base)
+    wrappers = {
+        "adapter": lambda: AdapterEmbeddingModel(base, adapter),
+        "pair": lambda: AsymmetricEmbeddingModel(base, base),
+    }
+    model = wrappers[wrap]()
+    queries, texts = encode(base, ["amber"], "query"), encode(base, ["amber", "bridge"], "text")
+    assert np.allclose(queries[0], base.vector("query: amber"))
+    assert np.allclose(encode(model, ["amber"], "query"), queries, atol=1e-6)
+    assert np.allclose(model.get_query_embedding("amber"), queries[0], atol=1e-6)
+    assert np.allclose(model.get_text_embedding("amber"), texts[0])
+    assert np.allclose(model.get_text_embedding_batch(["amber", "bridge"]), texts)
+    twice = type(base) is PrefixedTwice
+    query, text = ("later: ", "later: ") if twice else ("query: ", "passage: ")
+    found = asyncio.run(model.aget_query_embedding("amber"))
+    assert np.allclose(found, base.vector(f"{query}amber"), atol=1e-6)
+    found = asyncio.run(model.aget_text_embedding("amber"))
+    assert np.allclose(found, base.vector(f"{text}amber"))
+    found = asyncio.run(model.aget_text_embedding_batch(["amber", "bridge"]))
+    assert np.allclose(found[1], base.vector(f"{text}bridge"))
 
 
 def test_it_says_what_it_is(path):

@@ -226,6 +226,32 @@ def test_load_adapter_finds_the_class(tmp_path):
         load_adapter(tmp_path / "custom")
 
 
+class Foreign(torch.nn.Linear):
+    """An adapter's class that shares the retired package's interface and no code with us."""
+
+    def save(self, output_path):
+        torch.save(self.state_dict(), f"{output_path}/pytorch_model.bin")
+
+    @classmethod
+    def load(cls, input_path):
+        weights = torch.load(f"{input_path}/pytorch_model.bin", weights_only=True)
+        adapter = cls(6, 6, bias=False)
+        adapter.load_state_dict(weights)
+        return adapter
+
+
+@pytest.mark.parametrize("named", [TwoLayerNN, LowRankAdapter, Gate, SavesItself, Foreign])
+def test_what_stands_for_the_base_is_loaded_whatever_class_is_named(named, tmp_path):
+    """Code names the class that it trained; where the base was better, the folder holds that."""
+    LinearLayer(6, 6).save(tmp_path / "a")
+    assert type(load_adapter(tmp_path / "a", named)[0]) is LinearLayer
+    trained = LinearLayer(6, 6)
+    trained.linear.weight.data[0, 0] = 2.0
+    trained.save(tmp_path / "a")
+    with pytest.raises((ModelFolderError, OSError)):
+        load_adapter(tmp_path / "a", named)
+
+
 def test_retired_linear_layer(tmp_path):
     """Constructor arguments and a pickle of weights still load, under either call."""
     weight = torch.rand(6, 6)
@@ -297,19 +323,7 @@ def test_an_adapter_that_only_loads_itself(tmp_path, kind):
 
 
 def test_an_adapter_class_of_the_retired_package(tmp_path):
-    """A class that shares the retired interface and no code with us is served through it."""
-
-    class Foreign(torch.nn.Linear):
-        def save(self, output_path):
-            torch.save(self.state_dict(), f"{output_path}/pytorch_model.bin")
-
-        @classmethod
-        def load(cls, input_path):
-            weights = torch.load(f"{input_path}/pytorch_model.bin", weights_only=True)
-            adapter = cls(6, 6, bias=False)
-            adapter.load_state_dict(weights)
-            return adapter
-
+    """It is served through its own save and load."""
     adapter = Foreign(6, 6, bias=False)
     base = MockEmbedding(embed_dim=6)
     save_adapter(adapter, tmp_path, transform="query", embed_model=base, dimension=6)

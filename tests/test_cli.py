@@ -373,17 +373,29 @@ def test_generate_with_an_llm_that_cannot_be(
     assert len(outcome.err.splitlines()) == 1
 
 
-def test_generate_with_an_integration_that_fails(run, documents, integration):
-    """What an integration says of a model that it does not know comes before any call."""
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ValueError("Unknown model 'x'"), "ValueError: Unknown model 'x'"),
+        (ConnectionError("Ollama does\nnot run"), "ConnectionError: Ollama does not run"),
+        (RuntimeError("refused: sk-0123456789"), "RuntimeError: refused: <hidden>"),
+    ],
+)
+@pytest.mark.parametrize("where", ["metadata", "__init__"])
+def test_generate_with_an_integration_that_fails(
+    run, documents, integration, monkeypatch, where, error, said
+):
+    """What it says of an unknown model, or of a server that is away, comes before any call."""
     name = integration("parrot", name="Parrot", exported=["Parrot"])
     module = importlib.import_module(name)
 
-    def metadata(self):
-        raise ValueError("Unknown model 'x'")
+    def fail(self, **_):
+        raise error
 
-    module.Parrot.metadata = property(metadata)
+    failing = property(fail) if where == "metadata" else fail
+    monkeypatch.setattr(module.Parrot, where, failing)
     outcome = run("generate", documents, "--llm", "parrot:x", "-o", "a.json")
-    assert outcome == Outcome(1, "", "Error: The LLM 'parrot:x' can't be used: Unknown model 'x'\n")
+    assert outcome == Outcome(1, "", f"Error: The LLM 'parrot:x' can't be used: {said}\n")
 
 
 def test_generate_with_an_integration_that_lacks_its_client(run, documents, tmp_path, monkeypatch):

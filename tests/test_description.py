@@ -1,5 +1,6 @@
 """Descriptions, token lengths, near-duplicates and leakage."""
 
+import itertools
 import random
 
 import numpy as np
@@ -9,7 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import datasets, texts
 
-from llama_index.finetuning.embeddings import ConfigurationError, EmbeddingQAFinetuneDataset
+from llama_index.finetuning.embeddings import (
+    ConfigurationError,
+    DatasetError,
+    EmbeddingQAFinetuneDataset,
+    consolidation,
+)
 from llama_index.finetuning.embeddings import duplicates as duplicates_module
 from llama_index.finetuning.embeddings.description import Quantiles, token_lengths
 from llama_index.finetuning.embeddings.duplicates import near_duplicate_clusters, text_key
@@ -155,7 +161,7 @@ def test_near_duplicates_at_a_lower_threshold():
     """What is apart at 0.9 is together at 0.8; what is just at the threshold is, too."""
     texts = [LONG, " ".join(WORDS[:54])]
     assert near_duplicate_clusters(texts, threshold=0.8).tolist() == [0, 0]
-    exact = duplicates_module._jaccard(*texts)
+    exact = duplicates_module._jaccard(*map(duplicates_module._distinct_pieces, texts))
     assert 0.8 < exact < 0.9
     assert near_duplicate_clusters(texts, threshold=exact).tolist() == [0, 0]
 
@@ -165,6 +171,44 @@ def test_candidates_of_a_bucket():
     keys = np.array([[5, 9, 5, 5, 9, 7], [1, 2, 3, 4, 5, 5]], dtype=np.uint64)
     found = sorted(duplicates_module._candidates(keys))
     assert found == [(0, 2), (0, 3), (1, 4), (2, 3), (4, 5)]
+
+
+@given(st.lists(st.lists(st.integers(0, 3), min_size=7, max_size=7), min_size=1, max_size=3))
+def test_candidates_of_several_bands_come_once(bands):
+    """They are those of each band by itself, found by going through its buckets."""
+    expected = set()
+    for band in bands:
+        for key in set(band):
+            bucket = [i for i, other in enumerate(band) if other == key]
+            expected |= {(bucket[0], i) for i in bucket[1:]} | set(itertools.pairwise(bucket))
+    found = list(duplicates_module._candidates(np.array(bands, dtype=np.uint64)))
+    assert sorted(found) == sorted(expected)
+
+
+def test_boilerplate_costs_no_more_than_its_texts(monkeypatch):
+    """Clusters are those of all pairs compared, and each text is cut into pieces about once."""
+    rng = random.Random(0)
+    words = [f"{rng.getrandbits(32):08x}" for _ in range(5000)]
+    shared = words[:200]
+    documents = [shared + rng.choices(words, k=35) for _ in range(150)]  # Jaccard 0.74 in pairs
+    documents += [[*document[:-1], "changed"] for document in documents[::5]]
+    plain = [" ".join(words) for words in documents]
+    pieces = [duplicates_module._distinct_pieces(text) for text in plain]
+    groups = duplicates_module.DisjointSets(len(plain))
+    for one, other in itertools.combinations(range(len(plain)), 2):
+        if duplicates_module._jaccard(pieces[one], pieces[other]) >= 0.9:
+            groups.join(one, other)
+    cut = []
+
+    def recorded(text):
+        cut.append(text)
+        return pieces[plain.index(text)]
+
+    monkeypatch.setattr(duplicates_module, "_distinct_pieces", recorded)
+    found = near_duplicate_clusters(plain).tolist()
+    assert found == [groups.find(i) for i in range(len(plain))]
+    assert len(set(found)) == 150
+    assert len(plain) / 2 < len(cut) <= len(plain)
 
 
 def test_batches_of_texts(monkeypatch):
@@ -255,6 +299,24 @@ def test_threshold_out_of_range(threshold):
     """A similarity is in (0, 1]."""
     with pytest.raises(ConfigurationError, match=r"'threshold' must be in \(0, 1\]"):
         tiny_dataset().consolidate(threshold=threshold)
+
+
+def test_consolidating_copies_by_the_thousand_is_refused(monkeypatch):
+    """Ten copies of a document under ten queries would make 90 pairs more: told beforehand."""
+    dataset = EmbeddingQAFinetuneDataset(
+        queries={f"q{i}": f"item {i % 9}" for i in range(10)},
+        corpus={f"d{i}": LONG + "!" * i for i in range(10)} | {"other": "other"},
+        relevant_docs={f"q{i}": [f"d{i}"] for i in range(10)},
+    )
+    monkeypatch.setattr(consolidation, "_MOST_ADDED", 89)
+    message = (
+        r"would add 90 relevant documents, more than 89: the largest group of near-duplicates has "
+        r"10 documents, that of equal queries 2. Raise 'threshold' \(got 0.95\), or remove"
+    )
+    with pytest.raises(DatasetError, match=message):
+        dataset.consolidate(threshold=0.95)
+    monkeypatch.setattr(consolidation, "_MOST_ADDED", 90)
+    assert sum(map(len, dataset.consolidate().relevant_docs.values())) == 100
 
 
 def test_leakage_names_what_is_shared():

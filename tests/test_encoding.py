@@ -14,12 +14,14 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
+import pydantic
 import pytest
 from fakes import HashEmbedding
 from hypothesis import given, settings
@@ -28,6 +30,7 @@ from llama_index.core.bridge.pydantic import PrivateAttr
 
 from llama_index.finetuning.embeddings import ConfigurationError, EncodingError, OutputError
 from llama_index.finetuning.embeddings.encoding import encode, patience, stated_dimension, table
+from llama_index.finetuning.embeddings.encoding.calls import is_remote
 from llama_index.finetuning.embeddings.encoding.identity import identity
 
 
@@ -39,15 +42,15 @@ def _no_waiting(monkeypatch):
 class Scripted(HashEmbedding):
     """Fails or answers as a list of functions says, one for each call, then as usual."""
 
-    _script: list = PrivateAttr(default_factory=list)
+    _pending: list = PrivateAttr(default_factory=list)
 
     def __init__(self, *script, **kwargs):
         super().__init__(**kwargs)
-        self._script = list(script)
+        self._pending = list(script)
 
     def _get_text_embeddings(self, texts):
         vectors = super()._get_text_embeddings(texts)
-        return self._script.pop(0)(vectors) if self._script else vectors
+        return self._pending.pop(0)(vectors) if self._pending else vectors
 
 
 def raising(error):
@@ -113,6 +116,33 @@ def test_batch_size_holds_for_the_call_alone():
     encode(model, [f"t{i}" for i in range(6)], "text", batch_size=6)
     assert model.text_batches == [6]
     assert model.embed_batch_size == 2
+
+
+def test_calls_at_once_with_batches_of_other_sizes_leave_the_model_as_it_was():
+    """The model's own size is nowhere another one, also while it is called."""
+    sizes, waiting = [], threading.Barrier(2, timeout=10)
+
+    class Slow(HashEmbedding):
+        def _get_text_embeddings(self, texts):
+            waiting.wait()
+            sizes.append(model.embed_batch_size)
+            return super()._get_text_embeddings(texts)
+
+    model = Slow()
+    threads = [
+        threading.Thread(
+            target=encode,
+            args=(model, [f"{size} {i}" for i in range(2 * size)], "text"),
+            kwargs={"batch_size": size},
+        )
+        for size in (2, 3)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sizes == [10] * 4
+    assert sorted(model.text_batches) == [2, 2, 3, 3]
 
 
 def test_long_texts_go_in_small_batches_on_a_cpu():
@@ -249,6 +279,30 @@ def test_the_models_own_workers_and_an_api_raise_the_calls_in_flight():
         threads.clear()
         encode(model, ["amber"], "text")
         assert threading.main_thread().name not in threads
+
+
+@pytest.mark.parametrize("name", ["_client", "_aclient", "_async_client"])
+def test_a_model_that_holds_a_client_is_called_several_times_at_once(name):
+    """Bedrock's, Google's and Ollama's have no field of an API's, but a client."""
+    remote = type(
+        "Remote",
+        (HashEmbedding,),
+        {
+            "__annotations__": {name: object},
+            "__module__": __name__,
+            name: PrivateAttr(default=None),
+        },
+    )
+    assert is_remote(remote())
+    assert is_remote(type("Own", (remote,), {"__module__": __name__})())
+    assert not is_remote(HashEmbedding())
+
+
+def test_a_local_model_is_called_by_one_thread(tiny_bert_dir):
+    """A HuggingFaceEmbedding holds its model, and no client."""
+    from llama_index.embeddings.huggingface import HuggingFaceEmbedding
+
+    assert not is_remote(HuggingFaceEmbedding(str(tiny_bert_dir), device="cpu"))
 
 
 def test_a_passing_failure_is_tried_again():
@@ -610,6 +664,93 @@ def test_identity_of_a_function_is_that_of_another_process(tmp_path):
     assert len(printed_by(file)) == 1
 
 
+OWN = """
+from functools import wraps
+from typing import ClassVar
+from fakes import HashEmbedding
+PREFIX = "query: "
+def repeated(function):
+    @wraps(function)
+    def call(self, text):
+        return function(self, text * 1)
+    return call
+def cleaned(text):
+    return text.replace("a", "b")
+class Base(HashEmbedding):
+    TITLES: ClassVar[tuple] = ("title: ", "name: ")
+    WORDS: ClassVar[dict] = {"known": "by heart"}
+    @staticmethod
+    def before(text):
+        return "static: " + text
+    @property
+    def after(self):
+        return "property"
+class Own(Base):
+    @repeated
+    def _get_query_embedding(self, query):
+        known = [one for one in {"w", "x", "y", "z"} if one in query]
+        prefix = (lambda: PREFIX)()
+        return super()._get_query_embedding(prefix + cleaned(query) + " many" * len(known))
+"""
+
+
+def own(source):
+    """Return a model of the class ``Own`` of some source, as a module of a user's would hold it."""
+    names = {"__name__": "own"}
+    exec(source, names)
+    return names["Own"]()
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        (" many", " few"),
+        ('PREFIX = "query: "', 'PREFIX = "question: "'),
+        ('"b")', '"c")'),
+        ("text * 1", "text * 2"),
+        ('"name: "', '"subject: "'),
+        ('"by heart"', '"well"'),
+        ("static: ", "class: "),
+        ('"property"', '"field"'),
+        ('"z"', '"q"'),
+    ],
+)
+def test_identity_follows_what_a_class_says(edit):
+    """Methods, constants and what they use of their module: an edit is another model."""
+    assert OWN.count(edit[0]) == 1
+    assert identity(own(OWN.replace(*edit))) != identity(own(OWN))
+
+
+def test_an_edited_prompt_is_not_answered_from_the_cache(tmp_path):
+    """The vectors of the old prompt are not those of the new one."""
+    edited = own(OWN.replace('"query: "', '"question: "'))
+    for model in (own(OWN), edited):
+        found = encode(model, ["amber"], "query", cache_dir=tmp_path)
+    assert np.allclose(found[0], edited.get_query_embedding("amber"))
+    assert edited.query_calls == 2
+
+
+def test_identity_of_a_class_is_that_of_other_lines_and_processes(tmp_path):
+    """Where it stands in its file is no part of what it says, nor is the order of a set."""
+    source = f"import sys\nsys.path.insert(0, {str(Path(__file__).parent)!r})\n{OWN}"
+    source += "from llama_index.finetuning.embeddings.encoding.identity import identity\n"
+    file = tmp_path / "own.py"
+    printed = set()
+    for lines in ("", "# A comment.\n" * 300):
+        file.write_text(f"{lines}{source}print(identity(Own()))\n")
+        printed |= printed_by(file)
+    assert len(printed) == 1
+
+
+def test_identity_leaves_out_the_code_of_libraries(monkeypatch):
+    """Another version of LlamaIndex, say, does not cost the cache."""
+    from llama_index.core.base.embeddings.base import BaseEmbedding
+
+    before = identity(HashEmbedding())
+    monkeypatch.setattr(BaseEmbedding, "similarity", lambda self: None)
+    assert identity(HashEmbedding()) == before
+
+
 class Settable(HashEmbedding):
     """Holds anything, as a public field or a private one."""
 
@@ -628,7 +769,10 @@ class Settable(HashEmbedding):
     _lengths: list = PrivateAttr(default_factory=list)
     _counts_by_text: dict = PrivateAttr(default_factory=dict)
     _config_cache: dict = PrivateAttr(default_factory=dict)
-    _shapes: tuple = PrivateAttr(default=())
+    _by_text: dict = PrivateAttr(default_factory=dict)
+    _prefixes: object = PrivateAttr(default=())
+    _chunk: tuple = PrivateAttr(default=())
+    _last_layers: int = PrivateAttr(default=1)
     _last_request: object = PrivateAttr(default=0.0)
     _tokens_left: int = PrivateAttr(default=1000)
     _started: object = PrivateAttr(default=0.0)
@@ -720,6 +864,15 @@ DIFFERENT = {
     "tuples that are held": lambda: (Scale((0, 8)).apply, Scale((8, 16)).apply),
     "what can be closed": lambda: (Scale(1.0), Scale(2.0)),
     "objects that are held": lambda: (times(Scale(1.0)), times(Scale(2.0))),
+    "objects of objects that are held": lambda: (
+        Scale(Slotted(1.0)).apply,
+        Scale(Slotted(2)).apply,
+    ),
+    "closures over objects of objects": lambda: (
+        times(Scale(Slotted(1))),
+        times(Scale(Slotted(2))),
+    ),
+    "UUIDs": lambda: (uuid.UUID(int=1), uuid.UUID(int=2)),
     "lists that are held": lambda: (times([1.0, 2.0]), times([2.0, 1.0])),
     "dicts that are held": lambda: (times({"title": 1.0}), times({"title": 2.0})),
     "default arguments": lambda: (by_default([1.0]), by_default([2.0])),
@@ -742,7 +895,7 @@ def test_identity_tells_values_apart(kind, place):
 
 
 def test_identity_tells_private_containers_apart():
-    """Short tuples count, and so does whatever was given, is named as settings or holds models."""
+    """All count but numbers and vectors in what can grow and is not named as settings."""
     one, other = HashEmbedding(model_name="one"), HashEmbedding(model_name="other")
     for name, first, second in (
         ("_cut", (0, 8), (8, 16)),
@@ -753,6 +906,13 @@ def test_identity_tells_private_containers_apart():
         ("field", {"title": 1.0, "time": 0.1}, {"title": 1.0, "time": 0.2}),
         ("_layers", [-1], [-1, -2]),
         ("_models", [one], [other]),
+        ("_chunk", (0, 1), (0, 2)),
+        ("_last_layers", 2, 4),
+        ("_prefixes", ("a: ", "b: "), ("c: ", "d: ")),
+        ("_prefixes", ["a: ", "b: "], ["c: ", "d: "]),
+        ("_prefixes", {"a: "}, {"b: "}),
+        ("_by_text", {"scale": 1.0, "prefix": "a"}, {"scale": 1.0, "prefix": "b"}),
+        ("_by_text", {"a": Slotted(1.0)}, {"a": Slotted(2.0)}),
     ):
         assert identity_of(**{name: first}) != identity_of(**{name: second})
         assert identity_of(**{name: first}) == identity_of(**{name: first})
@@ -762,7 +922,7 @@ def test_identity_leaves_out_what_grows():
     """Records of calls, counters and moments change with every call, and the identity does not."""
     before = identity_of()
     assert identity_of(_lengths=[10, 10], _counts_by_text={"amber": 2}) == before
-    assert identity_of(_config_cache={"a": 1}, _shapes=(10, 4)) == before
+    assert identity_of(_config_cache={"a": 1}, _by_text={"amber": [1.0], "b": [2.0]}) == before
     assert identity_of(_last_request=12.5, _tokens_left=3, _started=12.5) == before
     assert identity_of(_last_request=datetime(2020, 1, 1)) == identity_of(
         _last_request=datetime(2021, 1, 1)
@@ -793,6 +953,35 @@ def test_identity_leaves_out_keys():
         assert identity_of(_held=make("a")) == identity_of(_held=make("b"))
 
 
+@pytest.mark.parametrize(
+    ("name", "first", "second"),
+    [
+        ("aws_access_key_id", "AKIA", "ASIA"),
+        ("request_timeout", 10.0, 20.0),
+        ("max_retries", 1, 2),
+        ("retry", Scale(1.0), Scale(2.0)),
+        ("keep_alive", "5m", "10m"),
+        ("cache_dir", "a", "b"),
+        ("threads", 1, 2),
+        ("providers", ["CPU"], ["CUDA"]),
+        ("timeouts", {"read": 1}, {"read": 2}),
+    ],
+)
+def test_identity_leaves_out_how_vectors_are_fetched(name, first, second):
+    """Another key, time limit or number of threads gives the same vectors."""
+    kind = pydantic.create_model("Remote", __base__=HashEmbedding, **{name: (object, None)})
+    assert identity(kind(**{name: first})) == identity(kind(**{name: second}))
+    assert identity_of(field={name: first}) == identity_of(field={name: second})
+    assert identity_of(field={"retrieval": first}) != identity_of(field={"retrieval": second})
+
+
+@pytest.mark.parametrize("module", ["botocore.session", "boto3.session", "aioboto3.session"])
+def test_identity_leaves_out_the_sessions_of_aws(module):
+    """They hold credentials, which change from hour to hour."""
+    kind = type("Session", (Scale,), {"__module__": module})
+    assert identity_of(field=kind(1.0)) == identity_of(field=kind(2.0))
+
+
 class Onnx:
     """A model of another runtime, which can be closed and be run."""
 
@@ -813,6 +1002,96 @@ def test_identity_follows_objects_that_can_be_closed():
     one, other = Onnx("/m/a"), Onnx("/m/b")
     assert identity_of(_held=one) == identity_of(_held=Onnx("/m/a")) != identity_of(_held=other)
     assert identity_of(field=one.run) != identity_of(field=other.run)
+
+
+def test_identity_follows_the_files_of_a_model(tmp_path):
+    """A model whose weights are in a file is another one where the file is another."""
+    (tmp_path / "a.onnx").write_text("float32")
+    (tmp_path / "b.onnx").write_text("int8")
+    one, other = Onnx(tmp_path / "a.onnx"), Onnx(tmp_path / "b.onnx")
+    before = identity_of(_held=one)
+    assert before == identity_of(_held=one) != identity_of(_held=other)
+    (tmp_path / "a.onnx").write_text("float32, trained further")
+    assert identity_of(_held=one) != before
+
+
+def modules():
+    """Yield pairs of modules of torch that differ by more than their weights."""
+    import torch
+
+    class Power(torch.nn.Module):
+        def __init__(self, power=1.0, **more):
+            super().__init__()
+            self.linear = torch.nn.Linear(2, 2)
+            torch.nn.init.ones_(self.linear.weight)
+            torch.nn.init.ones_(self.linear.bias)
+            self.power = power
+            vars(self).update(more)
+
+        def forward(self, x):
+            return self.linear(x) ** self.power
+
+    class Root(Power):
+        def forward(self, x):
+            return self.linear(x).sqrt()
+
+    def meta(**more):
+        module = Power(**more)
+        module.linear.weight = torch.nn.Parameter(torch.empty(2, 2, device="meta"))
+        return module
+
+    class NoWeights(Power):
+        def state_dict(self):
+            raise NotImplementedError
+
+    return [
+        (Power, {"power": 1.0}, {"power": 2.0}),
+        (Power, {"_power": 1.0}, {"_power": 2.0}),
+        (Power, {"config": Slotted(1.0)}, {"config": Slotted(2.0)}),
+        (Power, {"prompts": torch.ones(2)}, {"prompts": torch.zeros(2)}),
+        (Power, {"model": Onnx("/a")}, {"model": Onnx("/b")}),
+        (meta, {"max_seq_length": 1}, {"max_seq_length": 2}),
+        (meta, {"prompts": {"query": "a"}}, {"prompts": {"query": "b"}}),
+        (NoWeights, {"power": 1.0}, {"power": 2.0}),
+        (lambda kind: kind(), {"kind": Power}, {"kind": Root}),
+        (lambda p: torch.nn.Sequential(torch.nn.Dropout(p)), {"p": 0.1}, {"p": 0.2}),
+    ]
+
+
+@pytest.mark.parametrize("number", range(10))
+@pytest.mark.parametrize("place", ["field", "_held"])
+def test_identity_follows_the_settings_of_modules(number, place):
+    """Attributes of any part count, whatever a weight does when it is looked at."""
+    make, one, other = modules()[number]
+    before = identity_of(**{place: make(**one)})
+    assert before == identity_of(**{place: make(**one)}) != identity_of(**{place: make(**other)})
+
+
+def test_identity_of_models_whose_weights_are_in_a_file(tiny_bert_dir):
+    """Two files of one folder, as ONNX has them for each precision, are two models."""
+    from llama_index.embeddings.huggingface import HuggingFaceEmbedding
+
+    def of(file):
+        model = HuggingFaceEmbedding(str(tiny_bert_dir), device="cpu")
+        name = next(iter(model._model[0]._modules))
+        del model._model[0]._modules[name]
+        setattr(model._model[0], name, Onnx(file))
+        assert not model._model.state_dict()
+        return identity(model)
+
+    assert of("/m/a") == of("/m/a") != of("/m/b")
+
+
+def test_identity_of_a_model_in_use(tiny_bert_dir, tiny_model_dir):
+    """What it keeps from call to call is no part of it, nor is how it was opened."""
+    from llama_index.finetuning.embeddings import load_finetuned_model
+
+    for folder in (tiny_bert_dir, tiny_model_dir):
+        model, again = load_finetuned_model(folder), load_finetuned_model(folder)
+        before = identity(model)
+        model.get_text_embedding_batch(["amber", "bridge candle"])
+        model.get_query_embedding("desert")
+        assert identity(model) == before == identity(again)
 
 
 def test_identity_follows_the_module_of_a_class():
@@ -1059,14 +1338,15 @@ _KILLED = """
 import os, sys
 sys.path.insert(0, {tests!r})
 from fakes import HashEmbedding
+from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.finetuning.embeddings.encoding import encode
-class Dying(HashEmbedding):
-    def _get_text_embeddings(self, texts):
-        if len(self.text_batches) == 2:
-            os._exit(9)
-        return super()._get_text_embeddings(texts)
-Dying.__module__, Dying.__qualname__ = HashEmbedding.__module__, "HashEmbedding"
-encode(Dying(), ["aaa", "bb", "c"], "text", batch_size=1, cache_dir={folder!r})
+embed = BaseEmbedding.get_text_embedding_batch
+def dying(self, texts, **kwargs):
+    if len(self.text_batches) == 2:
+        os._exit(9)
+    return embed(self, texts, **kwargs)
+BaseEmbedding.get_text_embedding_batch = dying
+encode(HashEmbedding(), ["aaa", "bb", "c"], "text", batch_size=1, cache_dir={folder!r})
 """
 
 

@@ -1,7 +1,9 @@
 """Files and folders are whole or absent."""
 
+import errno
 import json
 import os
+import stat
 import tempfile
 from pathlib import Path
 
@@ -73,6 +75,43 @@ def test_a_file_can_be_locked(tmp_path):
             (tmp_path / "a.json").write_text("{}")
     assert (tmp_path / "a.json").read_text() == "{}"
     assert names(tmp_path) == [".a.json.lock", "a.json"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there are no pipes in folders")
+def test_what_is_no_regular_file_is_not_replaced(tmp_path):
+    """A pipe, and so ``/dev/null``, stays one; nothing is made beside it."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    (tmp_path / "link").symlink_to("pipe")
+    for path in (pipe, tmp_path / "link"):
+        with pytest.raises(OutputError, match=f"'--test' must be a regular file .*{path.name}"):
+            check_writable(path, name="--test", folder=False)
+        with pytest.raises(OutputError, match="must be a regular file"), atomic_file(path):
+            pass
+        with (
+            pytest.raises(OutputError, match="'out' must be a regular file"),
+            output_lock(path, name="out", folder=False),
+        ):
+            pass
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+    assert names(tmp_path) == ["link", "pipe"]
+
+
+@pytest.mark.parametrize("code", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks(tmp_path, monkeypatch, caplog, code):
+    """A run goes on without a lock, and a warning names the output that nobody guards."""
+    fcntl = pytest.importorskip("fcntl")
+
+    def no_lock(file, operation):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", no_lock)
+    with output_lock(tmp_path / "model", name="out"):
+        fill(tmp_path / "model", a="new")
+    assert names(tmp_path / "model") == ["a"]
+    (record,) = caplog.records
+    assert "has no locks" in record.message
+    assert str(tmp_path / "model") in record.message
 
 
 def fill(path, **contents):

@@ -209,6 +209,29 @@ def test_beir_splits_of_one_corpus_share_a_folder(tmp_path):
     assert EmbeddingQAFinetuneDataset.from_beir(tmp_path / "beir", "test") == test
 
 
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_split_added_to_a_collection_leaves_its_texts(tmp_path, split):
+    """Titles, documents without a text and what else a line holds stay; queries are added."""
+    corpus = (
+        '{"_id": "a", "title": "A", "text": "alpha", "metadata": {"url": "u"}}\n'
+        '{"_id": "b", "text": "beta"}\n{"_id": "c", "title": "", "text": ""}\n'
+    )
+    queries = '{"_id": "1", "text": "one", "metadata": {"by": "x"}}'
+    folder = beir_folder(tmp_path, corpus=corpus, queries=queries)
+    dataset = EmbeddingQAFinetuneDataset.from_beir(folder)
+    more = dataset.model_copy(
+        update={
+            "queries": {**dataset.queries, "2": "two"},
+            "relevant_docs": {"1": ["b"], "2": ["a"]},
+        }
+    )
+    more.to_beir(folder, split)
+    assert (folder / "corpus.jsonl").read_text() == corpus
+    added = '{"_id": "2", "text": "two"}\n'
+    assert (folder / "queries.jsonl").read_text() == f"{queries}\n{added}"
+    assert EmbeddingQAFinetuneDataset.from_beir(folder, split) == more
+
+
 def test_a_split_that_is_a_link_is_replaced_and_not_what_it_leads_to(tmp_path):
     """The file that somebody linked to stays as it is."""
     (tmp_path / "beir" / "qrels").mkdir(parents=True)
@@ -513,6 +536,10 @@ def test_argilla_labels_of_other_values():
         records, label_question="relevant", relevant_labels=(4, 5)
     )
     assert by_text(dataset) == {"q": (["a"], ["b"])}
+    dataset = EmbeddingQAFinetuneDataset.from_argilla(
+        records, label_question="relevant", relevant_labels=4
+    )
+    assert by_text(dataset) == {"q": (["a"], ["b"])}
     labels = [record("q", "a", answered("very good")), record("q", "b", answered("good"))]
     dataset = EmbeddingQAFinetuneDataset.from_argilla(
         labels, label_question="relevant", relevant_labels="very good"
@@ -609,6 +636,14 @@ def test_labelled_rag_dataset(tmp_path):
     for data in (path, str(path), held):
         dataset = EmbeddingQAFinetuneDataset.from_labelled_rag_dataset(data)
         assert by_text(dataset) == {"q": (["a", "b"], []), "r": (["b"], [])}
+
+
+@pytest.mark.parametrize("data", [{"examples": EXAMPLES}, EXAMPLES, None], ids=type)
+def test_what_is_no_labelled_rag_dataset(data):
+    """Its examples alone are refused, with what is wanted instead."""
+    message = rf"'data' must be a LabelledRagDataset.*\(got {type(data).__name__}\)"
+    with pytest.raises(ConfigurationError, match=message):
+        EmbeddingQAFinetuneDataset.from_labelled_rag_dataset(data)
 
 
 def test_llama_index_own_labelled_rag_dataset():

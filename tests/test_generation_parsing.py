@@ -765,3 +765,128 @@ def test_what_resembles_a_refusal_stays(text):
 def test_any_mix_of_marks_parses(parts, limit):
     """Labels, brackets and tags in a senseless order raise nothing."""
     parse_questions("".join(parts), limit)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        r"What is the value of $\frac{a}{b}$ when $\theta = 0$?",
+        r"How does $\nabla f$ relate to $\beta$, $\rho$ and $\tau$?",
+        r"Is $a \neq b$, $\nu_1 \times \text{max} \to 0$?",
+        r"What is stored in C:\temp\new?",
+        r"What does \bfoo\b match, and \d+?",
+    ],
+)
+def test_backslashes_that_json_should_have_doubled(text):
+    """LaTeX, paths and patterns come out as they are, doubled or not."""
+    for written in (text, text.replace("\\", "\\\\")):
+        assert [one.text for one in parse_questions(f'{{"questions": ["{written}"]}}', 1)] == [text]
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (r'{"queries": "heat pump cost\nbest pump\nnew"}', ["heat pump cost", "best pump", "new"]),
+        (r'["Caf\u00e9 in\tParis?", "What?\r\nWhy?"]', ["Café in Paris?", "What?", "Why?"]),
+        (r'["Who is \u0007 Ann\u0000?"]', ["Who is Ann ?"]),
+        ("1. Who is\x08Ann?\n2. Where\x00?", ["Who is Ann?", "Where ?"]),
+    ],
+)  # fmt: skip
+def test_escapes_of_json(answer, expected):
+    """Line breaks, tabs and letters are what JSON means; no control character is in a question."""
+    assert [question.text for question in parse_questions(answer, 3)] == expected
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        ("How do I reset my password\nforgot password acme",) * 2,
+        ("Who founded Acme\nwhen was Acme founded\nAcme founder",) * 2,
+        (
+            "What is the name of the firm\nthat was founded in 1998\nby two students?",
+            "What is the name of the firm that was founded in 1998 by two students?",
+        ),
+    ],
+)
+def test_plain_lines_are_one_question_only_if_it_ends(answer, expected):
+    """Queries without question marks stay apart; a question on three lines is one."""
+    found = [question.text for question in parse_questions(answer, 3)]
+    assert found == expected.split("\n")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "How do you write an entry with <li>Item</li> in HTML?",
+        "How do you write `<li>Item</li>`?",
+        "What is <ul> for, and where does </li> go?",
+        "How does the SVG element <text>Hello</text> set its font?",
+        "What does <query>SELECT 1</query> do in Hibernate?",
+        "What does <div> do?",
+        "When is a < b in Python?",
+        "What does <b> do?",
+        "What does <b>text</b> render, and <i>text</i>?",
+        "What is the difference between <em>x</em> and <strong>x</strong>?",
+    ],
+)
+def test_tags_that_are_the_matter_stay(text):
+    """A question about HTML or XML comes out as it is, in lines, tags and JSON."""
+    for answer in (
+        f"{text}\n{B}",
+        f"1. {text}\n2. {B}",
+        f"<questions>\n<question>{text}</question>\n<question>{B}</question>\n</questions>",
+        f"1. <b>{text}</b>\n2. <b>{B}</b>" if "<b>" not in text and "<em>" not in text else text,
+        json.dumps([text, B]),
+    ):
+        assert parse_questions(answer, 2)[0].text == text
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        f"<p>{A}</p><p>{B}</p>",
+        f"<p>\n{A}\n{B}\n</p>",
+        f"<p><strong>{A}</strong></p>\n<p><em>{B}</em></p>",
+        f"1. <b>{A}</b>\n2. <strong>{B}</strong>",
+        f"<ul>\n<li><b>{A}</b></li>\n<li><b>{B}</b></li>\n</ul>",
+        f"<b>Question 1:</b> {A}\n<b>Question 2</b>: {B}",
+        f"<b>1.</b> {A}\n<b>2.</b> {B}",
+        f"<b>Revenue:</b> {A}\n<b>Costs</b>: {B}",
+        f"1. <question>{A}</question>\n2. <question>{B}</question>",
+        f"<question>\n{A}\n</question>\n<question>\n{B}\n</question>",
+        f"- **Revenue**\n  - {A}\n- **Costs**\n  - {B}",
+        f"\u200f1. {A}\n\u200f2. {B}",
+        f"\u202b1. {A}\u202c\n\u20672. {B}\u2069",
+        f"Question n° 1 : {A}\nQuestion n° 2 : {B}",
+    ],
+)
+def test_further_shapes_of_two_questions(answer):
+    """Tags around lines and labels, topics above bullets, and marks of direction go."""
+    assert [question.text for question in parse_questions(answer, 2)] == [A, B]
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        ("Please explain how a heat pump works.\nPlease, describe its parts.",) * 2,
+        ("1. FC Köln: Wer ist der Trainer?\nWie heißt das Stadion in Köln?",) * 2,
+        ("2. Weltkrieg Beginn Datum\nUrsachen erster Weltkrieg",) * 2,
+        ("Who is Ann?\n2. Where is she?", "Who is Ann?\nWhere is she?"),
+        ("Lyft\n1. Who founded it?", "Who founded it?"),
+        ("1. 收入是多少\uff1f2. 为什么\uff1f", "收入是多少\uff1f\n为什么\uff1f"),
+        ("1、收入是多少\uff1f2、为什么\uff1f", "收入是多少\uff1f\n为什么\uff1f"),
+        ("paper sizes in europe\nA4 - dimensions in mm",) * 2,
+        ("titration of weak acids\nsolution - preparing 0.1 M NaOH",) * 2,
+        ("Please provide the text.", ""),
+    ],
+)
+def test_lines_that_begin_like_marks_or_talk(answer, expected):
+    """A polite task, an ordinal and a sheet of paper are parts of a question; a number is not."""
+    found = [question.text for question in parse_questions(answer, 2)]
+    assert found == expected.split("\n") if expected else not found
+
+
+def test_answers_behind_a_dash():
+    """They stay with their questions."""
+    answer = f"{A}\nAnswer - 3.2 billion.\n{B}\nAntwort 2 - They fell."
+    assert parse_questions(answer, 2) == [(A, "3.2 billion."), (B, "They fell.")]

@@ -9,7 +9,12 @@ import torch
 from fakes import HashEmbedding, tiny_dataset
 from llama_index.embeddings.huggingface import HuggingFaceEmbedding
 
-from llama_index.finetuning.embeddings import ConfigurationError, ModelFolderError
+from llama_index.finetuning.embeddings import (
+    ConfigurationError,
+    ModelFolderError,
+    loading,
+    model_folder,
+)
 from llama_index.finetuning.embeddings.adapter import EmbeddingAdapterFinetuneEngine
 from llama_index.finetuning.embeddings.adapter_embedding import AdapterEmbeddingModel
 from llama_index.finetuning.embeddings.adapters import LinearLayer
@@ -147,6 +152,56 @@ def test_a_base_that_cannot_be_found(tiny_bert_dir, tmp_path):
     with pytest.raises(ModelFolderError, match="names no base model"):
         load_finetuned_model(tmp_path / "c")
     assert load_finetuned_model(tmp_path / "c", HashEmbedding()).transform == "query"
+
+
+class Sharpened(HuggingFaceEmbedding):
+    """Gives other vectors than the class whose name it inherits."""
+
+    def _embed(self, inputs, prompt_name=None):
+        return [[value**3 for value in row] for row in super()._embed(inputs, prompt_name)]
+
+
+def test_a_base_of_a_class_of_its_own_is_not_swapped(tiny_bert_dir, tmp_path):
+    """What inherits from HuggingFaceEmbedding is another model under the same class name."""
+    base = Sharpened(str(tiny_bert_dir), device="cpu")
+    expected = finetuned(base, tmp_path / "a")
+    with pytest.raises(ModelFolderError, match=r"\(Sharpened\), .* Pass the model as"):
+        load_finetuned_model(tmp_path / "a")
+    loaded = load_finetuned_model(tmp_path / "a", base)
+    assert loaded.get_query_embedding("amber") == expected.get_query_embedding("amber")
+
+
+def test_arguments_of_the_base_reach_it(tiny_bert_dir, tmp_path, monkeypatch):
+    """What an AdapterEmbeddingModel does not take is for the base, the device for both."""
+    folder = shutil.copytree(tiny_bert_dir, tmp_path / "base")
+    finetuned(HuggingFaceEmbedding(str(folder), device="cpu"), tmp_path / "a")
+    given = {}
+
+    def opened(name, settings):
+        given.update(settings)
+        return model_folder.open_one(name, settings)
+
+    monkeypatch.setattr(loading, "open_one", opened)
+    loaded = load_finetuned_model(
+        tmp_path / "a",
+        trust_remote_code=True,
+        device="cpu",
+        embed_batch_size=7,
+        transform_query=False,
+        query_instruction="query: ",
+    )
+    base = loaded.base_embed_model
+    assert given["trust_remote_code"] is True
+    assert base._device == str(next(loaded.adapter.parameters()).device) == "cpu"
+    assert loaded.embed_batch_size == base.embed_batch_size == 7
+    assert base.query_instruction == "query: "
+    assert loaded.transform == "none"
+    with pytest.raises(ModelFolderError, match="can't be loaded .*unheard_of"):
+        load_finetuned_model(tmp_path / "a", unheard_of=1)
+    with pytest.raises(
+        ConfigurationError, match=r"\['trust_remote_code'\] must be given to a base"
+    ):
+        load_finetuned_model(tmp_path / "a", base, trust_remote_code=True, device="cpu")
 
 
 def test_an_adapter_for_another_base(tmp_path):

@@ -496,6 +496,13 @@ def test_the_page_escapes_texts_and_names(html):
     assert "<b>▼ a | &lt;b&gt;: worse</b>" in html
 
 
+def test_texts_of_the_dataset_have_the_direction_of_their_script(html):
+    """Each query and document finds its own; the mark before a document does not decide it."""
+    assert html.count('<h3 dir="auto">') == html.count("<h3") > 0
+    assert html.count('<li dir="auto">') == html.count("<li") > 0
+    assert '<li dir="auto"><span class="hit" dir="ltr">✓ relevant</span> ' in html
+
+
 def test_the_page_follows_the_theme_of_its_reader(html):
     """Pictures take their ink, grid and paper from the page, which has a light and a dark set."""
     assert "prefers-color-scheme: dark" in html

@@ -1,11 +1,13 @@
 """Runs of the full engine: those that fail, go on, can't learn, and what they are made of."""
 
 import copy
+import functools
 import json
 import logging
 import os
 import random
 import shutil
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -788,28 +790,89 @@ def test_a_run_evaluated_by_epochs_resumes_as_if_unbroken(engine, tmp_path, monk
     assert list(curves[0]) == [2, 4, 6]
 
 
-def test_a_run_that_stopped_early_stays_stopped(engine, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("every", "rate"), [(1, 1e-1), (0, 1e-2), (0, 3e-3), (0, 1e-1)])
+def test_a_run_that_stopped_early_stays_stopped(engine, tmp_path, monkeypatch, every, rate):
     """The same script again, told to resume, does not train past its end."""
     monkeypatch.chdir(tmp_path)
     usual = {
         "model_output_path": "out",
         "val_dataset": tiny_dataset(20, 1, seed=5),
-        "evaluation_steps": 1,
-        "early_stopping_patience": 2,
+        "evaluation_steps": every,
+        "early_stopping_patience": 1,
         "save_checkpoints": True,
         "checkpoint_save_steps": 1,
-        "epochs": 4,
-        "training_args": {"learning_rate": 1e-1},
+        "epochs": 12,
+        "training_args": {"learning_rate": rate},
     }
     first = engine(**usual)
     first.finetune()
     ended = whole_steps(first)
-    assert ended < 16
+    assert ended < 24
     again = engine(resume_from_checkpoint=True, **usual)
     again.finetune()
     assert whole_steps(again) == ended
     assert torch.equal(weights(again.model), weights(first.model))
     assert record(again)["metrics"] == record(first)["metrics"]
+
+
+def test_the_engines_own_loss_may_be_set_again(engine):
+    """With its settings; it is no part of another loss."""
+    loss = upstream.losses().MultipleNegativesRankingLoss
+    other = engine(loss=loss(engine().model, scale=7.0), matryoshka_dims=[8])
+    run = engine(loss=other.loss)
+    assert (run.loss.scale, run.loss.symmetric, run.loss.dims) == (7.0, False, (32, 8))
+    run.loss = run.loss
+    run.finetune()
+    only_queries = engine(train="query")
+    only_queries.loss = only_queries.loss
+    with pytest.raises(ConfigurationError, match="Use 'matryoshka_dims'"):
+        run.loss = upstream.losses().MatryoshkaLoss(run.model, run.loss, [32, 8])
+
+
+class Optimizer(TrainerCallback):
+    """Know whether a run's optimizer is still there."""
+
+    def on_train_begin(self, args, state, control, optimizer=None, **kwargs):
+        self.ref = weakref.ref(getattr(optimizer, "optimizer", optimizer))
+
+
+def test_the_optimizer_is_gone_before_the_last_evaluation(engine, monkeypatch):
+    """Its state takes twice the memory of the model."""
+    optimizer = Optimizer()
+    run = engine(val_dataset=tiny_dataset(8, 1, seed=3), callbacks=[optimizer])
+    seen = []
+    evaluate = type(run.evaluator).evaluate
+
+    def noted(self, model):
+        seen.append(hasattr(optimizer, "ref") and optimizer.ref() is None)
+        return evaluate(self, model)
+
+    monkeypatch.setattr(type(run.evaluator), "evaluate", noted)
+    run.finetune()
+    assert seen[0] is False
+    assert seen[-1] is True
+
+
+def test_a_run_short_of_memory_goes_on_with_smaller_batches_of_its_loss(
+    engine, tmp_path, monkeypatch
+):
+    """How a step is computed makes no other run of it."""
+    monkeypatch.chdir(tmp_path)
+    loss = upstream.losses().CachedMultipleNegativesRankingLoss
+    usual = {"save_checkpoints": True, "checkpoint_save_steps": 1, "model_output_path": "out"}
+    with pytest.raises(KeyboardInterrupt):
+        engine(
+            loss=loss(engine().model, mini_batch_size=8), callbacks=[Stop(2, interrupt)], **usual
+        ).finetune()
+    taken = []
+    again = engine(
+        loss=loss(engine().model, mini_batch_size=4),
+        resume_from_checkpoint=True,
+        callbacks=[Stop(1, taken.append), Stop(2, taken.append)],
+        **usual,
+    )
+    again.finetune()
+    assert len(taken) == 1
 
 
 @pytest.mark.parametrize("train", ["both", "query"])
@@ -903,13 +966,15 @@ def test_the_start_is_no_step_of_the_training(engine):
     ("fields", "message"),
     [
         ({"device": "gpu"}, "'device' must be one of PyTorch's, such as 'cpu' .*got 'gpu'"),
-        ({"device": "cuda"}, "'device' must be one that is there .*got 'cuda', .* finds no GPU"),
+        ({"device": "cuda"}, "'device' must be one that is there .*got 'cuda', which PyTorch"),
+        ({"device": "mps"}, "'device' must be one that is there .*got 'mps', which PyTorch"),
         ({"callbacks": [EarlyStoppingCallback(1)]}, "EarlyStoppingCallback .* 'val_dataset'"),
     ],
 )
 def test_what_is_not_there_is_told_before_the_model_is_loaded(engine, monkeypatch, fields, message):
     """A device, or a validation set that a callback needs."""
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for backend in (torch.cuda, torch.backends.mps):
+        monkeypatch.setattr(backend, "is_available", lambda: False)
     with pytest.raises(ConfigurationError, match=message):
         engine(**{"model_id": "no/such-model", **fields})
 
@@ -924,6 +989,18 @@ def test_losses_that_differ_by_a_function_are_other_runs(engine):
         for one in (metric.COSINE, metric.EUCLIDEAN, metric.MANHATTAN)
     }
     assert len(prints) == 3
+
+    def nearer(limit):
+        return lambda one, other: limit - one @ other
+
+    def farther(one, other, *, scale=1):
+        return scale * (one - other).norm()
+
+    named = [nearer(1), nearer(2), lambda one, other: 1 - one @ other, farther]
+    named += [functools.partial(farther, scale=scale) for scale in (2, 3)]
+    prints = {fingerprint(loss=losses.TripletLoss(model, distance_metric=one)) for one in named}
+    assert len(prints) == len(named)
+    assert fingerprint(loss=nearer(1)) == fingerprint(loss=nearer(1))
 
 
 def test_code_of_a_module_is_found_wherever_the_module_stands(engine, tiny_bert_dir, tmp_path):

@@ -30,6 +30,7 @@ from llama_index.finetuning.embeddings import (
     OutputError,
     SentenceTransformersFinetuneEngine,
     TrainingError,
+    evaluate_retrieval,
     load_finetuned_model,
     upstream,
 )
@@ -655,6 +656,20 @@ def test_a_length_that_was_set_on_the_model_stays(engine):
     assert facts(run)["max_seq_length"] == 9
 
 
+def test_a_length_that_was_set_for_queries_alone_is_theirs(engine):
+    """Documents keep the base's, so that what is told is what is served."""
+    val = tiny_dataset(8, 1, seed=3)
+    run = engine(val_dataset=val, train="query")
+    run.model.max_seq_length = 6
+    run.finetune()
+    assert facts(run)["metrics"]["best_step"] > 0
+    assert facts(run)["max_seq_length"] == 6
+    served = run.get_finetuned_model()
+    assert served.text_embed_model.max_length == 32
+    told = facts(run)["metrics"]["after"]["ndcg@10"]
+    assert evaluate_retrieval(served, val).metrics["ndcg@10"] == pytest.approx(told, abs=1e-4)
+
+
 def test_another_loss_may_be_set_before_training(engine):
     """As code does that makes its loss of the engine's model: rows and batches follow."""
     losses = upstream.losses()
@@ -971,6 +986,7 @@ def test_push_to_hub_uploads_the_folder(engine, monkeypatch):
         ({"ignore_patterns": "*.md"}, ["*.md", "report.html"]),
         ({"ignore_patterns": ["*.md", "*.py"]}, ["*.md", "*.py", "report.html"]),
         ({"ignore_patterns": []}, []),
+        ({"ignore_patterns": None, "allow_patterns": None}, ["report.html"]),
         ({"allow_patterns": ["report.html"]}, None),
     ):
         run.push_to_hub("me/model", **asked)

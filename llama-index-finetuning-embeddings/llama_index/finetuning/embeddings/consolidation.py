@@ -1,9 +1,12 @@
 """Giving near-duplicate documents, and repeated queries, the same relevance."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
 from llama_index.finetuning.embeddings.duplicates import near_duplicate_clusters, text_key
+from llama_index.finetuning.embeddings.errors import DatasetError
+
+_MOST_ADDED = 5_000_000  # some hundred megabytes of lists
 
 
 def consolidated(
@@ -24,25 +27,48 @@ def consolidated(
 
     Raises:
         ConfigurationError: ``threshold`` is out of range.
+        DatasetError: So many twins are relevant to so many queries that the lists would take
+            gigabytes.
     """
     groups = near_duplicate_clusters(list(corpus.values()), threshold=threshold).tolist()
     group_of = dict(zip(corpus, groups, strict=True))
     members: defaultdict[int, list[str]] = defaultdict(list)
     for docid, group in group_of.items():
         members[group].append(docid)
-    shared: defaultdict[str, dict[str, None]] = defaultdict(dict)
-    for qid, text in queries.items():
-        shared[text_key(text)].update(dict.fromkeys(relevant_docs[qid]))
+    shared = relevant_by_text(queries, relevant_docs)
+    wanted = {
+        text: dict.fromkeys(group_of[docid] for docid in found) for text, found in shared.items()
+    }
+    text_of = {qid: text_key(text) for qid, text in queries.items()}
+    sizes = {text: sum(len(members[one]) for one in found) for text, found in wanted.items()}
+    added = sum(sizes[text_of[qid]] - len({*relevant_docs[qid]}) for qid in queries)
+    if added > _MOST_ADDED:
+        repeats = Counter(text_of.values()).most_common(1)[0][1]
+        raise DatasetError(
+            f"Consolidating would add {added:,} relevant documents, more than {_MOST_ADDED:,}: "
+            f"the largest group of near-duplicates has {max(map(len, members.values())):,} "
+            f"documents, that of equal queries {repeats:,}. Raise 'threshold' (got {threshold}), "
+            "or remove the copies."
+        )
     merged = {}
-    for qid, text in queries.items():
+    for qid, text in text_of.items():
         own = dict.fromkeys(relevant_docs[qid])
-        found = own | shared[text_key(text)]
-        twins = {twin: None for docid in found for twin in members[group_of[docid]]}
-        merged[qid] = list(found | twins)
+        twins = {twin: None for group in wanted[text] for twin in members[group]}
+        merged[qid] = list(own | shared[text] | twins)
     if hard_negatives is None:
         return merged, None
     return merged, {
-        qid: [docid for docid in hard_negatives[qid] if docid not in relevant]
-        for qid, relevant in merged.items()
-        if qid in hard_negatives
+        qid: [docid for docid in found if docid not in relevant]
+        for qid, found in hard_negatives.items()
+        for relevant in [set(merged[qid])]
     }
+
+
+def relevant_by_text(
+    queries: Mapping[str, str], relevant_docs: Mapping[str, Sequence[str]]
+) -> dict[str, dict[str, None]]:
+    """Return the key of each query's text to the documents relevant to any query of that text."""
+    found: defaultdict[str, dict[str, None]] = defaultdict(dict)
+    for qid, text in queries.items():
+        found[text_key(text)].update(dict.fromkeys(relevant_docs[qid]))
+    return dict(found)

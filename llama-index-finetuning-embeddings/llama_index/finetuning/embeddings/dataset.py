@@ -63,7 +63,9 @@ class EmbeddingQAFinetuneDataset(BaseModel):
 
     def __setstate__(self, state: dict[Any, Any]) -> None:
         # Pickles of the retired package's class, which had no such field.
-        super().__setstate__({**state, "__dict__": {"hard_negatives": None, **state["__dict__"]}})
+        fields = state["__dict__"]
+        fields = {**fields, "hard_negatives": fields.get("hard_negatives")}
+        super().__setstate__({**state, "__dict__": fields})
 
     def check(self) -> None:
         """Check the contents again, for instance after changing them in place.
@@ -188,7 +190,8 @@ class EmbeddingQAFinetuneDataset(BaseModel):
 
         Raises:
             ConfigurationError: ``threshold`` is out of range.
-            DatasetError: The dataset was changed in place and no longer fits together.
+            DatasetError: The dataset was changed in place and no longer fits together, or copies
+                by the thousand would make millions of relevant documents.
         """
         self.check()
         relevant_docs, hard_negatives = consolidated(
@@ -271,7 +274,8 @@ class EmbeddingQAFinetuneDataset(BaseModel):
         """Write a BEIR folder, which ``from_beir`` reads back; hard negatives have grade 0.
 
         Args:
-            folder: The folder. Where it has other splits already, this one is added to them.
+            folder: The folder. Where it has other splits already, this one is added to them; of
+                the same corpus the lines stay as they are, titles included.
             split: The name of the file in ``qrels``; replaced if it is there.
 
         Raises:
@@ -374,6 +378,7 @@ class EmbeddingQAFinetuneDataset(BaseModel):
             data: The object, or the path of its JSON file (``rag_dataset.json``).
 
         Raises:
+            ConfigurationError: It is neither.
             DatasetFileError: The file holds something else.
             DatasetError: Examples lack their contexts.
         """

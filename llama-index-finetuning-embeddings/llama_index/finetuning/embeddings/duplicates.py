@@ -5,6 +5,7 @@ locality-sensitive hashing (Leskovec, Rajaraman and Ullman, Mining of Massive Da
 so that a million documents take seconds and never a million times a million comparisons.
 """
 
+import functools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from numbers import Real
@@ -20,6 +21,7 @@ _PIECE = 16  # bytes of a piece: two or three words, or five CJK characters
 _BANDS = 8
 _ROWS = 4  # eight bands of four find pairs of Jaccard 0.9 with probability 0.9999, 0.8 with 0.985
 _BATCH_BYTES = 1 << 21
+_KEPT = 256  # texts whose pieces are kept while pairs are verified
 _STEP = 8  # bytes to the next piece in a word that is longer than one
 _SIGNS = re.compile(r"[^\w\s]+")
 _U64 = np.uint64
@@ -68,9 +70,10 @@ def near_duplicate_clusters(
     distinct = list(seen)
     del plain
     groups = DisjointSets(len(distinct))
+    pieces = functools.lru_cache(_KEPT)(lambda one: _distinct_pieces(distinct[one]))
     for one, other in _candidates(_band_keys(distinct)):
         if groups.find(one) != groups.find(other) and (
-            _jaccard(distinct[one], distinct[other]) >= threshold
+            _jaccard(pieces(one), pieces(other)) >= threshold
         ):
             groups.join(one, other)
     roots = np.fromiter(map(groups.find, range(len(distinct))), np.int64, len(distinct))
@@ -177,20 +180,27 @@ def _candidates(keys: NDArray[np.uint64]) -> Iterator[tuple[int, int]]:
     """Yield pairs to verify: in each bucket, each text with the first one and with the one before.
 
     All pairs of a bucket would be quadratic where thousands of documents share their boilerplate.
+    Those share several buckets, too: each pair comes once, and all of a text together.
     """
+    n = keys.shape[1]
+    at = np.arange(n)
+    found = []
     for band in keys:
         order = np.argsort(band, kind="stable")
-        same = band[order[1:]] == band[order[:-1]]
-        first = -1
-        for i in np.flatnonzero(same).tolist():
-            if first < 0 or band[order[first]] != band[order[i]]:
-                first = i
-            yield int(order[first]), int(order[i + 1])
-            if i != first:
-                yield int(order[i]), int(order[i + 1])
+        begins = np.ones(n, dtype=bool)
+        begins[1:] = band[order[1:]] != band[order[:-1]]
+        first = order[np.maximum.accumulate(np.where(begins, at, 0))]
+        later = order[~begins] * n
+        found += [later + first[~begins], later + order[at[~begins] - 1]]
+    for pair in np.unique(np.concatenate(found)):
+        later, earlier = divmod(int(pair), n)
+        yield earlier, later
 
 
-def _jaccard(one: str, other: str) -> float:
-    hashes, offsets = _pieces([one, other])
-    left, right = set(hashes[: offsets[1]].tolist()), set(hashes[offsets[1] :].tolist())
-    return len(left & right) / len(left | right)
+def _distinct_pieces(text: str) -> frozenset[int]:
+    return frozenset(_pieces([text])[0].tolist())
+
+
+def _jaccard(left: frozenset[int], right: frozenset[int]) -> float:
+    shared = len(left & right)
+    return shared / (len(left) + len(right) - shared)

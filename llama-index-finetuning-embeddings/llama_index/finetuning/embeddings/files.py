@@ -8,6 +8,7 @@ import ctypes
 import errno
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
@@ -23,11 +24,19 @@ from safetensors import SafetensorError
 
 from llama_index.finetuning.embeddings.errors import ConfigurationError, OutputError
 
+try:
+    import fcntl
+except ImportError:  # Windows, whose locks are other ones
+    fcntl = None  # type: ignore[assignment]
+
+logger = logging.getLogger(__name__)
+
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 _FILES_KEY = "files"
 _WEIGHTS = ("adapter_*", "*.safetensors*", "pytorch_model*", "onnx", "openvino")
 MANIFEST = "finetuning.json"
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 # Characters of a folder's name that the hidden names beside it repeat.
 _LONGEST = 40
 
@@ -39,9 +48,9 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[IO[str]]:
     Where ``path`` is a link, it stays one, and the file that it points to is replaced.
 
     Raises:
-        OutputError: The file can't be written.
+        OutputError: The file can't be written, or something stands there that is no regular file.
     """
-    target = _place(path)
+    target = _file_place(path)
     with output_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = _beside(target, "tmp")
@@ -106,6 +115,8 @@ def check_writable(
                 f"'{name}' must be a {wanted} (got {str(path)!r}, which is a {found}). "
                 f"Give another path or move the {found} away."
             )
+        if not folder:
+            _file_place(path, f"'{name}'")
         if folder and replaced and os.path.ismount(target):
             raise OutputError(
                 f"'{name}' can't be replaced whole: at {str(path)!r} another file system begins, "
@@ -162,7 +173,8 @@ def output_lock(path: str | os.PathLike[str], *, name: str, folder: bool = True)
     What a run that was killed left beside the output is removed, or put back in its place.
     The lock is the system's, on a hidden file beside the output (``.<name>.lock``): it ends
     with the process that holds it, however that ends. The empty file stays, since a process that
-    has it open could otherwise hold the lock together with one that made a new file.
+    has it open could otherwise hold the lock together with one that made a new file. Where a
+    file system has no locks, as on some networks, a warning says so and the block runs without.
 
     Args:
         path: The folder or file to be.
@@ -172,12 +184,18 @@ def output_lock(path: str | os.PathLike[str], *, name: str, folder: bool = True)
     Raises:
         OutputError: Somebody else holds the lock, or the output can't be written.
     """
-    target = _folder_place(path) if folder else _place(path)
+    target = _folder_place(path) if folder else _file_place(path, f"'{name}'")
     lock = FileLock(target.with_name(f".{_short(target)}.lock"), timeout=0)
     with output_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
-            lock.acquire()
+            if _can_lock(lock.lock_file):
+                lock.acquire()
+            else:
+                logger.warning(
+                    "The file system of %r has no locks: make sure that no other run writes there.",
+                    str(path),
+                )
         except Timeout as error:
             raise OutputError(
                 f"'{name}' must not be in use (got {str(path)!r}, which another run is writing "
@@ -189,6 +207,18 @@ def output_lock(path: str | os.PathLike[str], *, name: str, folder: bool = True)
         yield
     finally:
         lock.release()
+
+
+def _can_lock(file: str) -> bool:
+    """Tell whether the system locks files there; filelock would wait, fail or use another lock."""
+    if fcntl is None:
+        return True
+    with Path(file).open("ab+") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            return error.errno not in _NO_LOCKS
+    return True
 
 
 @contextlib.contextmanager
@@ -237,6 +267,18 @@ def _place(path: str | os.PathLike[str]) -> Path:
         raise OutputError(
             f"{str(path)!r} is no path that can be written to: {error}. Give another path."
         ) from error
+
+
+def _file_place(path: str | os.PathLike[str], subject: str = "An output") -> Path:
+    """Return the place of a file that may be replaced; a device must stay what it is."""
+    target = _place(path)
+    with output_errors(target):
+        if target.exists() and not target.is_file():
+            raise OutputError(
+                f"{subject} must be a regular file (got {str(path)!r}, which is a folder, a device "
+                "or a pipe). Give another path."
+            )
+    return target
 
 
 def _folder_place(path: str | os.PathLike[str]) -> Path:

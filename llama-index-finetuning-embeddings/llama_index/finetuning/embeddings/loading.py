@@ -12,6 +12,9 @@ from llama_index.finetuning.embeddings.errors import ConfigurationError, ModelFo
 from llama_index.finetuning.embeddings.manifest import read_manifest
 from llama_index.finetuning.embeddings.model_folder import is_model, open_model, open_one
 
+_OF_THE_ADAPTER = {"adapter_cls", "transform_query", "callback_manager"}
+_SHARED = {"device", "embed_batch_size"}
+
 
 def load_finetuned_model(
     path: str | os.PathLike[str], base_embed_model: BaseEmbedding | None = None, **kwargs: Any
@@ -19,18 +22,21 @@ def load_finetuned_model(
     """Load what an engine of this package wrote.
 
     An adapter's folder comes back as an `AdapterEmbeddingModel` over its base, which is loaded
-    by the name and settings in the folder where it is a ``HuggingFaceEmbedding`` and none is
-    given. A full model comes back as a ``HuggingFaceEmbedding`` with the prompts that it was
+    by the name and settings in the folder where it is a plain ``HuggingFaceEmbedding`` and none
+    is given. A full model comes back as a ``HuggingFaceEmbedding`` with the prompts that it was
     trained with, which ``resolve_embed_model("local:...")`` would leave out; after
     ``train="query"`` as an `AsymmetricEmbeddingModel` of two.
 
     Args:
         path: The folder.
         base_embed_model: The model behind an adapter.
-        **kwargs: Passed to the constructor of the model, e.g. ``embed_batch_size=64``.
+        **kwargs: Passed to the constructor of the model, e.g. ``embed_batch_size=64``; for an
+            adapter, those that `AdapterEmbeddingModel` does not know go to the base, and
+            ``device`` and ``embed_batch_size`` to both.
 
     Raises:
-        ConfigurationError: ``base_embed_model`` is given for a full model.
+        ConfigurationError: ``base_embed_model`` is given for a full model, or beside arguments
+            of a base that is to be loaded.
         ModelFolderError: The folder holds no model, or the base can't be loaded.
     """
     folder = Path(path)
@@ -43,9 +49,16 @@ def load_finetuned_model(
                 "Leave it out."
             )
         return _full_model(folder, kwargs)
+    own = {name: value for name, value in kwargs.items() if name in _OF_THE_ADAPTER | _SHARED}
+    of_base = {name: value for name, value in kwargs.items() if name not in _OF_THE_ADAPTER}
+    if base_embed_model is not None and of_base.keys() - _SHARED:
+        raise ConfigurationError(
+            f"{sorted(of_base.keys() - _SHARED)} must be given to a base that is loaded, and "
+            "'base_embed_model' is one already. Leave out either."
+        )
     # Where the base is given, an adapter that saves itself need not describe its folder.
-    base = base_embed_model or _base(folder, describe_adapter_folder(folder))
-    return AdapterEmbeddingModel(base, str(path), **kwargs)
+    base = base_embed_model or _base(folder, describe_adapter_folder(folder), of_base)
+    return AdapterEmbeddingModel(base, str(path), **own)
 
 
 def _full_model(folder: Path, kwargs: dict[str, Any]) -> BaseEmbedding:
@@ -58,7 +71,9 @@ def _full_model(folder: Path, kwargs: dict[str, Any]) -> BaseEmbedding:
     return open_model(folder, settings)
 
 
-def _base(folder: Path, description: AdapterDescription) -> BaseEmbedding:
+def _base(
+    folder: Path, description: AdapterDescription, arguments: dict[str, Any]
+) -> BaseEmbedding:
     """Load the base that an adapter's folder names."""
     name = description.base_model
     if description.base_class != "HuggingFaceEmbedding" or name is None:
@@ -77,7 +92,8 @@ def _base(folder: Path, description: AdapterDescription) -> BaseEmbedding:
             )
         name = places[0]
     try:
-        return open_one(name, {**description.base_settings, **_known_instructions(description)})
+        settings = {**description.base_settings, **_known_instructions(description), **arguments}
+        return open_one(name, settings)
     except ModelFolderError:
         raise
     except Exception as error:  # no connection, no such model, a damaged one

@@ -5,8 +5,7 @@ which is relevant to a query nor the query itself is its negative, under whateve
 the corpus.
 """
 
-from collections import defaultdict
-
+from llama_index.finetuning.embeddings.consolidation import relevant_by_text
 from llama_index.finetuning.embeddings.dataset import EmbeddingQAFinetuneDataset
 from llama_index.finetuning.embeddings.duplicates import text_key
 
@@ -28,10 +27,10 @@ class RelevanceIndex:
             for docid, text in dataset.corpus.items()
         }
         self._text_of = {qid: text_key(text) for qid, text in dataset.queries.items()}
-        relevant: defaultdict[str, set[int]] = defaultdict(set)
-        for qid, text in self._text_of.items():
-            relevant[text].update(self.key_of[docid] for docid in dataset.relevant_docs[qid])
-        self._relevant = {text: frozenset(found) for text, found in relevant.items()}
+        self._relevant = {
+            text: frozenset(self.key_of[docid] for docid in found)
+            for text, found in relevant_by_text(dataset.queries, dataset.relevant_docs).items()
+        }
         own = {qid: {keys[text]} for qid, text in self._text_of.items() if text in keys}
         for qid, text in self._text_of.items():
             # A title may stand before the text of the document that has the query's own id.

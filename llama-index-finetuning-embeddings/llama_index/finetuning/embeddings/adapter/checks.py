@@ -14,7 +14,6 @@ from llama_index.finetuning.embeddings.adapter.training import optimizer_for
 from llama_index.finetuning.embeddings.adapters import (
     AdapterDescription,
     BaseAdapter,
-    LinearLayer,
     Transform,
     saves_itself,
 )
@@ -140,16 +139,6 @@ def check_step(adapter: nn.Module, dim: int, options: TrainingOptions) -> None:
                 f"{options.optimizer_class.__name__}, {dict(options.optimizer_params or {})} and "
                 f"{name}: {error}). Take torch.optim.Adam, for instance."
             ) from error
-
-
-def is_identity(adapter: nn.Module) -> bool:
-    """Tell whether an adapter is the `LinearLayer` that stands for the base."""
-    if type(adapter) is not LinearLayer:
-        return False
-    fresh = LinearLayer(**adapter.get_config_dict()).state_dict()
-    return all(
-        torch.equal(value.cpu(), fresh[name]) for name, value in adapter.state_dict().items()
-    )
 
 
 def _check_config(adapter: Any) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 from llama_index.core.base.embeddings.base import BaseEmbedding
+from numpy.typing import NDArray
 from torch import Tensor
 
 from llama_index.finetuning.embeddings.adapter.options import TrainingOptions
@@ -17,7 +18,7 @@ from llama_index.finetuning.embeddings.errors import ConfigurationError, Encodin
 
 
 class Embedder:
-    """Embeds through one model, and keeps the vectors of the last datasets for another run.
+    """Embeds through one model, and keeps the vectors for another run with the same model.
 
     Args:
         embed_model: The model.
@@ -38,7 +39,9 @@ class Embedder:
         self._embed_model = embed_model
         self._is_given = dim is not None
         self._is_certain = stated is not None
-        self._first: tuple[Any, dict[str, list[float]]] | None = None
+        # Of one model: the vectors by their texts, rows of what was embedded, for each side.
+        self._kept_of = ""
+        self._kept: dict[Side, dict[str, NDArray[np.float32]]] = {}
         self._last: tuple[Any, tuple[Tensor, Tensor]] | None = None
         self.dim = dim or stated
 
@@ -50,8 +53,7 @@ class Embedder:
         if self.dim is None or not self._is_certain:
             docid = dataset.relevant_docs[next(iter(dataset.queries))][0]
             text = dataset.corpus[docid]
-            vectors = self.embed([(docid, text)], "text", options)
-            self._first = identity(self._embed_model), {text: vectors[0].tolist()}
+            self._embed_new([(docid, text)], "text", options, identity(self._embed_model))
         return self.dim or 0
 
     def embed(
@@ -59,7 +61,7 @@ class Embedder:
         texts: Sequence[tuple[str, str]],
         side: Side,
         options: TrainingOptions,
-        known: Mapping[str, list[float]] | None = None,
+        known: Mapping[str, NDArray[np.float32]] | None = None,
     ) -> Tensor:
         """Embed pairs of an id and a text, shape ``(n_texts, dim)``; ``known`` texts are not paid.
 
@@ -93,6 +95,18 @@ class Embedder:
         self.dim, self._is_certain = vectors.shape[1], True
         return torch.from_numpy(np.asarray(vectors))
 
+    def _embed_new(
+        self, texts: Sequence[tuple[str, str]], side: Side, options: TrainingOptions, model: str
+    ) -> Tensor:
+        """Embed those texts that the model of this identity has not embedded yet, and keep them."""
+        if model != self._kept_of:
+            self._kept_of, self._kept = model, {}
+        kept = self._kept.setdefault(side, {})
+        vectors = self.embed(texts, side, options, kept)
+        # Rows of the newest table, so that earlier ones end when none of their texts is left.
+        kept.update(zip((text for _, text in texts), vectors.numpy(), strict=True))
+        return vectors
+
     def embed_all(
         self,
         parts: Sequence[tuple[EmbeddingQAFinetuneDataset, Rows]],
@@ -107,9 +121,8 @@ class Embedder:
         key = model, queries, documents
         if self._last is None or self._last[0] != key:
             self._last = None
-            known = self._first[1] if self._first is not None and self._first[0] == model else {}
-            query_side = self.embed(queries, "query", options)
-            self._last = key, (query_side, self.embed(documents, "text", options, known))
+            query_side = self._embed_new(queries, "query", options, model)
+            self._last = key, (query_side, self._embed_new(documents, "text", options, model))
         query_vectors, document_vectors = (one.to(device) for one in self._last[1])
         found = []
         for dataset, rows in parts:

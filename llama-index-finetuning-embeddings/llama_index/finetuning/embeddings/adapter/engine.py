@@ -16,7 +16,6 @@ from llama_index.finetuning.embeddings.adapter.checks import (
     check_device,
     check_dimension,
     check_step,
-    is_identity,
 )
 from llama_index.finetuning.embeddings.adapter.embedding import Embedder
 from llama_index.finetuning.embeddings.adapter.options import TrainingOptions, parse
@@ -33,6 +32,7 @@ from llama_index.finetuning.embeddings.adapter_embedding.calls import sources
 from llama_index.finetuning.embeddings.adapters import (
     BaseAdapter,
     LinearLayer,
+    is_identity,
     is_own_class,
     load_adapter,
     save_adapter,

@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from llama_index.finetuning.embeddings.adapter.checks import is_identity
 from llama_index.finetuning.embeddings.adapter.options import TrainingOptions
 from llama_index.finetuning.embeddings.adapter.scoring import Scorer, adapted
 from llama_index.finetuning.embeddings.adapter.selection import (
@@ -25,6 +24,7 @@ from llama_index.finetuning.embeddings.adapter.selection import (
 )
 from llama_index.finetuning.embeddings.adapter.training import steps_per_epoch
 from llama_index.finetuning.embeddings.adapter.vectors import Rows, TrainingSet, Vectors
+from llama_index.finetuning.embeddings.adapters import is_identity
 from llama_index.finetuning.embeddings.evaluation import RetrievalResult, evaluate_vectors
 from llama_index.finetuning.embeddings.whitening import whitening_matrix
 

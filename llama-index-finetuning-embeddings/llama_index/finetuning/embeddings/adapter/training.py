@@ -23,7 +23,7 @@ def batch_size(options: TrainingOptions, n_pairs: int) -> int:
 
 def steps_per_epoch(options: TrainingOptions, n_pairs: int) -> int:
     """Return the steps that make an epoch."""
-    return options.steps_per_epoch or math.ceil(n_pairs / batch_size(options, n_pairs))
+    return options.steps_per_epoch or len(_starts(n_pairs, batch_size(options, n_pairs)))
 
 
 def optimizer_for(adapter: nn.Module, options: TrainingOptions) -> torch.optim.Optimizer:
@@ -137,10 +137,16 @@ def ranking_loss(
 
 def _batches(pairs: Tensor, size: int, generator: torch.Generator) -> Iterator[Tensor]:
     """Yield batches of pairs for ever, in a new order each time round."""
+    starts = _starts(len(pairs), size)
     while True:
         order = torch.randperm(len(pairs), generator=generator).to(pairs.device)
-        for start in range(0, len(pairs), size):
-            yield pairs[order[start : start + size]]
+        for rows in order.tensor_split([*starts[1:]]):
+            yield pairs[rows]
+
+
+def _starts(n_pairs: int, size: int) -> range:
+    """Return where the batches start; a last pair alone, too few for a BatchNorm, starts none."""
+    return range(0, max(1, n_pairs - (size > 1)), size)
 
 
 def _warm_then_linear(warmup: int, n_steps: int) -> Callable[[int], float]:

@@ -14,6 +14,7 @@ from llama_index.core.callbacks import CallbackManager
 from llama_index.core.constants import DEFAULT_EMBED_BATCH_SIZE
 from llama_index.core.utils import infer_torch_device
 from numpy.typing import NDArray
+from typing_extensions import Self
 
 from llama_index.finetuning.embeddings.adapter_embedding import calls
 from llama_index.finetuning.embeddings.adapter_embedding.export import (
@@ -129,6 +130,27 @@ class AdapterEmbeddingModel(BaseEmbedding):
         """Return the name that LlamaIndex uses in events and serialised models."""
         return "AdapterEmbeddingModel"
 
+    @classmethod
+    def from_dict(cls, data: dict[str, Any], **kwargs: Any) -> Self:
+        """Load again what ``to_dict`` told of.
+
+        Args:
+            data: What it told.
+            **kwargs: Arguments of the constructor, ``base_embed_model`` among them, which is not
+                in ``data``.
+
+        Raises:
+            ConfigurationError: ``base_embed_model`` is not given.
+            ModelFolderError: The adapter's folder can't be loaded.
+        """
+        if "base_embed_model" not in kwargs:
+            raise ConfigurationError(
+                "'base_embed_model' must be given beside what 'to_dict' returned, which only names "
+                f"it (got {data.get('base_model_name')!r} there)."
+            )
+        own: dict[str, Any] = {name: data[name] for name in ("adapter_path", "embed_batch_size")}
+        return cls(**{**own, "transform_query": data["transform"] != "none", **kwargs})
+
     @property
     def base_embed_model(self) -> BaseEmbedding:
         """The model that the adapter stands behind."""
@@ -146,6 +168,50 @@ class AdapterEmbeddingModel(BaseEmbedding):
             side: ``"query"`` or ``"text"``.
         """
         return self if self.transform in (side, "both") else self._base_embed_model
+
+    def base_for(self, side: str) -> BaseEmbedding | None:
+        """Return the model whose vectors, adapted, are this one's; None where a call may do more.
+
+        Args:
+            side: ``"query"`` or ``"text"``.
+        """
+        may_do_more = type(self) is not AdapterEmbeddingModel or self.embeddings_cache is not None
+        return None if may_do_more else self._base_embed_model
+
+    def adapt(self, vectors: NDArray[np.float32], side: str) -> NDArray[np.float32]:
+        """Turn vectors of the base into those that this model gives.
+
+        Args:
+            vectors: Shape ``(n_vectors, dim)``.
+            side: ``"query"`` or ``"text"``: what they are vectors of.
+
+        Returns:
+            Shape ``(n_vectors, out_features)``.
+
+        Raises:
+            EncodingError: The adapter gave a vector that is not finite, or zero.
+            ModelFolderError: The adapter is for vectors of another length.
+        """
+        if len(vectors) == 0 or self.model_for(side) is not self:
+            return vectors
+        self._check_dimension(vectors.shape[1])
+        with torch.inference_mode():
+            given = torch.tensor(vectors, device=self._target_device)
+            adapted: NDArray[np.float32] = self._adapter(given).cpu().numpy()
+        lengths = np.linalg.norm(vectors, axis=1)
+        there = lengths > 0
+        if self._is_unit is None and there.any():
+            self._is_unit = bool((np.abs(lengths[there] - 1.0) < _UNIT_TOLERANCE).all())
+        with np.errstate(over="ignore", invalid="ignore"):
+            lengths = np.linalg.norm(adapted, axis=1, keepdims=True)
+        if not np.isfinite(lengths).all() or (self._is_unit and not lengths[there].all()):
+            raise EncodingError(
+                f"The adapter in {self.adapter_path!r} gave a vector that is not finite, or zero. "
+                "Its weights, or the vectors of the model before it, are damaged."
+            )
+        if self._is_unit:
+            adapted[there] /= lengths[there]
+        return adapted
 
     def to_numpy(self) -> NDArray[np.float32]:
         """Return the matrix ``W`` of a linear adapter, for use in any other store or language.
@@ -192,45 +258,30 @@ class AdapterEmbeddingModel(BaseEmbedding):
         return self._adapted(embed_queries(self._base_embed_model, queries), "query")
 
     def _get_query_embedding(self, query: str) -> list[float]:
-        return self._adapted([calls.embed_query(self._base_embed_model, query)], "query")[0]
+        return self._adapted(calls.embed(self._base_embed_model, "query", [query]), "query")[0]
 
     async def _aget_query_embedding(self, query: str) -> list[float]:
-        vector = await calls.aembed_query(self._base_embed_model, query)
-        return self._adapted([vector], "query")[0]
+        vectors = await calls.aembed(self._base_embed_model, "query", [query])
+        return self._adapted(vectors, "query")[0]
 
     def _get_text_embedding(self, text: str) -> list[float]:
-        return self._adapted([calls.embed_text(self._base_embed_model, text)], "text")[0]
+        return self._adapted(calls.embed(self._base_embed_model, "text", [text]), "text")[0]
 
     async def _aget_text_embedding(self, text: str) -> list[float]:
-        return self._adapted([await calls.aembed_text(self._base_embed_model, text)], "text")[0]
+        vectors = await calls.aembed(self._base_embed_model, "text", [text])
+        return self._adapted(vectors, "text")[0]
 
     def _get_text_embeddings(self, texts: list[str]) -> list[list[float]]:
-        return self._adapted(calls.embed_texts(self._base_embed_model, texts), "text")
+        return self._adapted(calls.embed(self._base_embed_model, "texts", texts), "text")
 
     async def _aget_text_embeddings(self, texts: list[str]) -> list[list[float]]:
-        return self._adapted(await calls.aembed_texts(self._base_embed_model, texts), "text")
+        vectors = await calls.aembed(self._base_embed_model, "texts", texts)
+        return self._adapted(vectors, "text")
 
     def _adapted(self, vectors: list[list[float]], side: str) -> list[list[float]]:
-        if len(vectors) == 0 or self.model_for(side) is not self:
+        if self.model_for(side) is not self:
             return vectors
-        rows = np.asarray(vectors, dtype=np.float32)
-        self._check_dimension(rows.shape[1])
-        with torch.inference_mode():
-            adapted = self._adapter(torch.from_numpy(rows).to(self._target_device)).cpu().numpy()
-        given = np.linalg.norm(rows, axis=1)
-        there = given > 0
-        if self._is_unit is None and there.any():
-            self._is_unit = bool((np.abs(given[there] - 1.0) < _UNIT_TOLERANCE).all())
-        with np.errstate(over="ignore", invalid="ignore"):
-            lengths = np.linalg.norm(adapted, axis=1, keepdims=True)
-        if not np.isfinite(lengths).all() or (self._is_unit and not lengths[there].all()):
-            raise EncodingError(
-                f"The adapter in {self.adapter_path!r} gave a vector that is not finite, or zero. "
-                "Its weights, or the vectors of the model before it, are damaged."
-            )
-        if self._is_unit:
-            adapted[there] /= lengths[there]
-        found: list[list[float]] = adapted.tolist()
+        found: list[list[float]] = self.adapt(np.asarray(vectors, dtype=np.float32), side).tolist()
         return found
 
     def _check_dimension(self, dimension: int | None) -> None:

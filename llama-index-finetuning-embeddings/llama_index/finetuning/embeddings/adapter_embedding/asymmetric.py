@@ -82,22 +82,22 @@ class AsymmetricEmbeddingModel(BaseEmbedding):
         return embed_queries(self._query_embed_model, queries)
 
     def _get_query_embedding(self, query: str) -> list[float]:
-        return calls.embed_query(self._query_embed_model, query)
+        return calls.embed(self._query_embed_model, "query", [query])[0]
 
     async def _aget_query_embedding(self, query: str) -> list[float]:
-        return await calls.aembed_query(self._query_embed_model, query)
+        return (await calls.aembed(self._query_embed_model, "query", [query]))[0]
 
     def _get_text_embedding(self, text: str) -> list[float]:
-        return calls.embed_text(self._text_embed_model, text)
+        return calls.embed(self._text_embed_model, "text", [text])[0]
 
     async def _aget_text_embedding(self, text: str) -> list[float]:
-        return await calls.aembed_text(self._text_embed_model, text)
+        return (await calls.aembed(self._text_embed_model, "text", [text]))[0]
 
     def _get_text_embeddings(self, texts: list[str]) -> list[list[float]]:
-        return calls.embed_texts(self._text_embed_model, texts)
+        return calls.embed(self._text_embed_model, "texts", texts)
 
     async def _aget_text_embeddings(self, texts: list[str]) -> list[list[float]]:
-        return await calls.aembed_texts(self._text_embed_model, texts)
+        return await calls.aembed(self._text_embed_model, "texts", texts)
 
 
 def _check(query_embed_model: BaseEmbedding, text_embed_model: BaseEmbedding) -> None:

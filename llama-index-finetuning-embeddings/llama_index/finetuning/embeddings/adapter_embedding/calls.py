@@ -1,13 +1,19 @@
-"""Call a wrapped model with its rate limiter and its cache, which other calls would pass by."""
+"""Call a wrapped model with its rate limiter, its cache and its own public calls."""
 
+import asyncio
 import hashlib
 import re
 from collections.abc import Iterator
+from typing import Any, Literal
 
 from llama_index.core.base.embeddings.base import BaseEmbedding
 
+What = Literal["query", "text", "texts"]
 Vector = list[float]
+
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
+_PUBLIC = {"query": "query_embedding", "text": "text_embedding", "texts": "text_embedding_batch"}
+_INNER = {**_PUBLIC, "texts": "text_embeddings"}
 
 
 def sources(embed_model: BaseEmbedding) -> Iterator[str]:
@@ -37,61 +43,50 @@ def text_digest(embed_model: BaseEmbedding) -> str:
     return hashlib.sha256(_ADDRESS.sub("", written).encode(errors="replace")).hexdigest()
 
 
-def embed_query(embed_model: BaseEmbedding, query: str) -> Vector:
-    """Embed a query."""
-    if embed_model.embeddings_cache is not None:
-        return embed_model.get_query_embedding(query)  # the only call that looks there
-    return _wait_for(embed_model)._get_query_embedding(query)
+def embed(embed_model: BaseEmbedding, what: What, texts: list[str]) -> list[Vector]:
+    """Embed through a model as its own public call would, without a second event of LlamaIndex.
+
+    Where the model's class has a public call of its own, which may put words before what it is
+    given, that one is called, with its events.
+
+    Args:
+        embed_model: The model.
+        what: One query, one text, or a batch of texts.
+        texts: A list of one, or of the batch.
+    """
+    call = _public_call(embed_model, what, "")
+    if call is None:
+        limiter = getattr(embed_model, "rate_limiter", None)
+        if limiter is not None:
+            limiter.acquire()
+        if embed_model.embeddings_cache is not None:
+            return embed_model._get_text_embeddings_cached(texts)
+        call = getattr(embed_model, f"_get_{_INNER[what]}")
+    found: list[Vector] = call(texts) if what == "texts" else [call(texts[0])]
+    return found
 
 
-async def aembed_query(embed_model: BaseEmbedding, query: str) -> Vector:
-    """Embed a query."""
-    if embed_model.embeddings_cache is not None:
-        return await embed_model.aget_query_embedding(query)
-    return await (await _await_for(embed_model))._aget_query_embedding(query)
+async def aembed(embed_model: BaseEmbedding, what: What, texts: list[str]) -> list[Vector]:
+    """Do the same as `embed` by the asynchronous calls."""
+    call = _public_call(embed_model, what, "a")
+    if call is None and _public_call(embed_model, what, "") is not None:
+        # What a class puts before a text, it puts there for every way of asking.
+        return await asyncio.to_thread(embed, embed_model, what, texts)
+    if call is None:
+        limiter = getattr(embed_model, "rate_limiter", None)
+        if limiter is not None:
+            await limiter.async_acquire()
+        if embed_model.embeddings_cache is not None:
+            return await embed_model._aget_text_embeddings_cached(texts)
+        call = getattr(embed_model, f"_aget_{_INNER[what]}")
+    found: list[Vector] = await call(texts) if what == "texts" else [await call(texts[0])]
+    return found
 
 
-def embed_text(embed_model: BaseEmbedding, text: str) -> Vector:
-    """Embed a text."""
-    if embed_model.embeddings_cache is not None:
-        return embed_texts(embed_model, [text])[0]
-    return _wait_for(embed_model)._get_text_embedding(text)
-
-
-async def aembed_text(embed_model: BaseEmbedding, text: str) -> Vector:
-    """Embed a text."""
-    if embed_model.embeddings_cache is not None:
-        return (await aembed_texts(embed_model, [text]))[0]
-    return await (await _await_for(embed_model))._aget_text_embedding(text)
-
-
-def embed_texts(embed_model: BaseEmbedding, texts: list[str]) -> list[Vector]:
-    """Embed a batch of texts."""
-    model = _wait_for(embed_model)
-    if model.embeddings_cache is not None:
-        return model._get_text_embeddings_cached(texts)
-    return model._get_text_embeddings(texts)
-
-
-async def aembed_texts(embed_model: BaseEmbedding, texts: list[str]) -> list[Vector]:
-    """Embed a batch of texts."""
-    model = await _await_for(embed_model)
-    if model.embeddings_cache is not None:
-        return await model._aget_text_embeddings_cached(texts)
-    return await model._aget_text_embeddings(texts)
-
-
-def _wait_for(embed_model: BaseEmbedding) -> BaseEmbedding:
-    """Return the model once its rate limiter, if it has one, allows one more request."""
-    limiter = getattr(embed_model, "rate_limiter", None)
-    if limiter is not None:
-        limiter.acquire()
-    return embed_model
-
-
-async def _await_for(embed_model: BaseEmbedding) -> BaseEmbedding:
-    """Return the model once its rate limiter, if it has one, allows one more request."""
-    limiter = getattr(embed_model, "rate_limiter", None)
-    if limiter is not None:
-        await limiter.async_acquire()
-    return embed_model
+def _public_call(embed_model: BaseEmbedding, what: What, prefix: str) -> Any:
+    """Return the public call where no inner one does the same, or None."""
+    name = f"{prefix}get_{_PUBLIC[what]}"
+    owner = next(cls for cls in type(embed_model).__mro__ if name in vars(cls))
+    # Of queries, only the public call looks into LlamaIndex's cache.
+    looks_up = what == "query" and embed_model.embeddings_cache is not None
+    return getattr(embed_model, name) if owner is not BaseEmbedding or looks_up else None

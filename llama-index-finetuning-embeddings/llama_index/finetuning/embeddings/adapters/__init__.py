@@ -13,6 +13,7 @@ from llama_index.finetuning.embeddings.adapters.layers import (
     get_activation_function,
 )
 from llama_index.finetuning.embeddings.adapters.registry import (
+    is_identity,
     is_own_class,
     load_adapter,
     save_adapter,
@@ -28,6 +29,7 @@ __all__ = [
     "TwoLayerNN",
     "describe_adapter_folder",
     "get_activation_function",
+    "is_identity",
     "is_own_class",
     "load_adapter",
     "save_adapter",

@@ -49,7 +49,7 @@ class AdapterDescription:
         transform: Whose vectors it is for: queries alone, or texts too.
         base_model: Name of the embedding model that it was trained on, where known.
         base_folder: Where that model's folder was, if it is one.
-        base_class: Name of that model's class in LlamaIndex, where known.
+        base_class: Name of that model's class, where known.
         base_settings: The settings of that model that its vectors depend on.
         dimension: Length of that model's vectors, where known.
         library_version: Version of this package that wrote it.

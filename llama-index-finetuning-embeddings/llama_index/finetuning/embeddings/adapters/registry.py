@@ -4,7 +4,9 @@ import os
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from llama_index.core.base.embeddings.base import BaseEmbedding
+from torch import nn
 
 from llama_index.finetuning.embeddings.adapters.folder import (
     BASE_SETTINGS,
@@ -25,6 +27,12 @@ _CLASSES: dict[str, type[BaseAdapter]] = {
     cls.__name__: cls for cls in (LinearLayer, LowRankAdapter, TwoLayerNN)
 }
 
+# By their names, as importing them takes seconds.
+_PLAIN_CLASSES = (
+    "llama_index.embeddings.huggingface.base.HuggingFaceEmbedding",
+    "llama_index.finetuning.embeddings.unbounded.UnboundedHuggingFaceEmbedding",
+)
+
 
 def saves_itself(adapter: object) -> bool:
     """Tell whether an adapter writes its folder in a way of its own.
@@ -37,6 +45,16 @@ def saves_itself(adapter: object) -> bool:
 def is_own_class(adapter_cls: type[Any]) -> bool:
     """Tell whether a class is one of this package's, which a folder's reader finds by its name."""
     return adapter_cls in _CLASSES.values()
+
+
+def is_identity(adapter: nn.Module) -> bool:
+    """Tell whether an adapter is the `LinearLayer` that stands for the base."""
+    if type(adapter) is not LinearLayer:
+        return False
+    fresh = LinearLayer(**adapter.get_config_dict()).state_dict()
+    return all(
+        torch.equal(value.cpu(), fresh[name]) for name, value in adapter.state_dict().items()
+    )
 
 
 def save_adapter(
@@ -73,11 +91,18 @@ def save_adapter(
         base_model=name,
         # By its name alone, "my-model" would be one on the Hub wherever it is no folder.
         base_folder=str(Path(name).resolve()) if Path(name).is_dir() else None,
-        base_class=embed_model.class_name(),
+        base_class=_class_name(embed_model),
         base_settings=kept,
         dimension=dimension,
     )
     write_adapter(adapter, folder, description)
+
+
+def _class_name(embed_model: BaseEmbedding) -> str:
+    """Name the class that brings a model back, which one that inherits the name is not."""
+    cls = type(embed_model)
+    known = f"{cls.__module__}.{cls.__qualname__}" in _PLAIN_CLASSES
+    return embed_model.class_name() if known else cls.__name__
 
 
 def load_adapter(
@@ -88,8 +113,8 @@ def load_adapter(
     Args:
         path: A folder of this package or of the retired one.
         adapter_cls: The adapter's class; needed for classes that are not of this package. Where
-            one was trained and the base was better, the folder holds the `LinearLayer` that
-            stands for the base, which is returned.
+            the base was better than what was trained, the folder holds the `LinearLayer` that
+            stands for the base, which is returned whatever class is named.
 
     Raises:
         ModelFolderError: The folder holds no adapter, or not one of this class.
@@ -100,9 +125,9 @@ def load_adapter(
         if adapter_cls is None or not _loads_itself(adapter_cls):
             raise
         description = AdapterDescription({})  # such a class writes what it likes
-    named = _CLASSES.get(description.adapter_class or "")
-    if adapter_cls is not None and named is not None and adapter_cls.__name__ not in _CLASSES:
-        adapter_cls = named
+    held = description.adapter_class
+    if adapter_cls is not None and held == LinearLayer.__name__ != adapter_cls.__name__:
+        adapter_cls = LinearLayer if is_identity(LinearLayer.load(path)) else adapter_cls
     if adapter_cls is not None and not issubclass(adapter_cls, BaseAdapter):
         return _load_foreign(path, adapter_cls), description
     cls = adapter_cls or _class_of(path, description)

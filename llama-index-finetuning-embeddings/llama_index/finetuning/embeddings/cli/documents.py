@@ -21,6 +21,7 @@ from llama_index.finetuning.embeddings.errors import (
 )
 from llama_index.finetuning.embeddings.generation.journal import encodable, journal_of
 from llama_index.finetuning.embeddings.generation.older import is_set_aside
+from llama_index.finetuning.embeddings.redaction import safe_message
 from llama_index.finetuning.embeddings.validation import is_encodable
 
 logger = logging.getLogger(__name__)
@@ -150,7 +151,8 @@ def resolve_llm(spec: str, *, api_base: str | None) -> LLM:
             any server that speaks OpenAI's.
 
     Raises:
-        ConfigurationError: The name has another form, or the integration refuses it.
+        ConfigurationError: The name has another form, or the integration refuses it, as it may
+            where its server does not run.
         MissingExtraError: The integration is not installed.
     """
     match = _SPEC.fullmatch(spec)
@@ -178,12 +180,15 @@ def resolve_llm(spec: str, *, api_base: str | None) -> LLM:
                 f"{llm_class.__name__} takes no {name!r}, so that {spec!r} can't be made here. "
                 "Make it in Python and call generate_qa_embedding_pairs."
             )
+    llm: LLM | None = None
     try:
         llm = llm_class(**options)
-        # Integrations look a model up here: better once now than at every node.
+        # Integrations look a model up here, some at their server: better once now than at every
+        # node.
         _ = llm.metadata
-    except (TypeError, ValueError) as error:
-        raise ConfigurationError(f"The LLM {spec!r} can't be used: {error}") from error
+    except Exception as error:
+        reason = safe_message(error, owner=llm)
+        raise ConfigurationError(f"The LLM {spec!r} can't be used: {reason}") from error
     return llm
 
 

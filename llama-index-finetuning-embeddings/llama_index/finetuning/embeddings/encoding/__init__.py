@@ -1,11 +1,21 @@
 """Embed many texts through any LlamaIndex embedding model, each distinct text exactly once."""
 
 from llama_index.finetuning.embeddings.encoding.calls import (
+    adapted,
     embed_queries,
     model_behind,
+    source_of,
     stated_dimension,
 )
 from llama_index.finetuning.embeddings.encoding.encode import encode
 from llama_index.finetuning.embeddings.encoding.patience import Side
 
-__all__ = ["Side", "embed_queries", "encode", "model_behind", "stated_dimension"]
+__all__ = [
+    "Side",
+    "adapted",
+    "embed_queries",
+    "encode",
+    "model_behind",
+    "source_of",
+    "stated_dimension",
+]

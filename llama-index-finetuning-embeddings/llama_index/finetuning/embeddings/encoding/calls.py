@@ -3,13 +3,19 @@
 import sys
 from typing import Any
 
+import numpy as np
 from llama_index.core.base.embeddings.base import BaseEmbedding
+from numpy.typing import NDArray
+
+from llama_index.finetuning.embeddings.encoding.table import allocate
 
 # Fields by which models tell their dimension, and those that only a model behind an API has.
 _DIMENSION_FIELDS = ("dimensions", "embed_dim", "dim", "output_dimensionality")
 _REMOTE_FIELDS = ("api_key", "api_base", "base_url", "api_url", "rate_limiter")
+_REMOTE_ATTRIBUTES = {"_client", "_aclient", "_async_client"}
 # The method of a Sentence Transformer, by its new and its old name.
 _DIMENSION_METHODS = ("get_embedding_dimension", "get_sentence_embedding_dimension")
+_BLOCK = 4096  # vectors
 
 
 def model_behind(embed_model: BaseEmbedding, side: str) -> BaseEmbedding:
@@ -23,6 +29,38 @@ def model_behind(embed_model: BaseEmbedding, side: str) -> BaseEmbedding:
         if inner is embed_model:
             return embed_model
         embed_model = inner
+
+
+def source_of(embed_model: BaseEmbedding, side: str) -> tuple[BaseEmbedding, list[Any]]:
+    """Return the model that is asked for the vectors of a side, and what then changes them.
+
+    A model whose vectors are those of another one, changed, says so by a method ``base_for``,
+    and changes them by a method ``adapt``.
+
+    Returns:
+        The model, and what `adapted` is to pass its vectors through.
+    """
+    adapters: list[Any] = []
+    while True:
+        embed_model = model_behind(embed_model, side)
+        base_for = getattr(embed_model, "base_for", None)
+        base = None if base_for is None else base_for(side)
+        if base is None:
+            return embed_model, adapters[::-1]
+        adapters.append(embed_model)
+        embed_model = base
+
+
+def adapted(vectors: NDArray[np.float32], adapters: list[Any], side: str) -> NDArray[np.float32]:
+    """Pass vectors through what changes them, block by block, and leave them as they are."""
+    for adapter in adapters:
+        given = vectors
+        for start in range(0, len(given), _BLOCK):
+            block = adapter.adapt(given[start : start + _BLOCK], side)
+            if vectors is given:
+                vectors = allocate(len(given), block.shape[1])
+            vectors[start : start + len(block)] = block
+    return vectors
 
 
 def embed_queries(embed_model: BaseEmbedding, queries: list[str]) -> list[list[float]]:
@@ -69,8 +107,12 @@ def _embeds_queries_as_huggingface_does(embed_model: BaseEmbedding) -> bool:
 
 def is_remote(embed_model: BaseEmbedding) -> bool:
     """Tell whether a model answers from behind an API, going by its fields or its base's."""
-    models = embed_model, _base_of(embed_model)
-    return any(getattr(one, field, None) is not None for one in models for field in _REMOTE_FIELDS)
+    for model in (embed_model, _base_of(embed_model)):
+        if any(getattr(model, field, None) is not None for field in _REMOTE_FIELDS):
+            return True
+        if type(model).__private_attributes__.keys() & _REMOTE_ATTRIBUTES:
+            return True
+    return False
 
 
 def module_dimension(module: Any) -> int | None:

@@ -4,6 +4,7 @@ import contextlib
 import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from llama_index.core.base.embeddings.base import BaseEmbedding
@@ -12,9 +13,11 @@ from tqdm.auto import tqdm
 
 from llama_index.finetuning.embeddings.encoding.cache import VectorCache
 from llama_index.finetuning.embeddings.encoding.calls import (
+    adapted,
     has_query_batches,
     is_remote,
     model_behind,
+    source_of,
 )
 from llama_index.finetuning.embeddings.encoding.identity import identity
 from llama_index.finetuning.embeddings.encoding.patience import Side, make_calls, patient_call
@@ -39,7 +42,7 @@ def encode(
     num_workers: int | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
     show_progress: bool = False,
-    known: Mapping[str, Sequence[float]] | None = None,
+    known: Mapping[str, Sequence[float] | NDArray[np.float32]] | None = None,
 ) -> NDArray[np.float32]:
     """Embed texts in batches, every distinct text exactly once.
 
@@ -48,9 +51,9 @@ def encode(
     little padding; several calls at a time where it is behind an API. A call that fails for a
     reason that may pass (no built-in error of a program) is tried three times; where the service
     says how long to wait, again and again for up to five minutes. Every finished batch is in the
-    cache before the next one starts, whatever happens afterwards. A side that a
-    wrapper leaves as it is (the texts, for most adapters) goes straight to the model behind it,
-    and its vectors are kept as that model's.
+    cache before the next one starts, whatever happens afterwards. A wrapper's texts go straight
+    to the model behind it, and its vectors are kept as that model's: the side that the wrapper
+    leaves as it is (the texts, for most adapters), and the one that an adapter then changes.
 
     Args:
         embed_model: Any LlamaIndex embedding model.
@@ -83,14 +86,18 @@ def encode(
         if value is not None:
             check_integer(name, value, minimum=1, other="None or ")
     own_size = embed_model.embed_batch_size
-    embed_model = model_behind(embed_model, side)
+    adapters: list[Any] = []
+    if known:  # of the model itself, not of one that it stands behind
+        embed_model = model_behind(embed_model, side)
+    else:
+        embed_model, adapters = source_of(embed_model, side)
     rows: dict[str, list[int]] = {}
     for i, text in enumerate(texts):
         rows.setdefault(text, []).append(i)
     table = Table(rows, ids)
-    for text, given in (known or {}).items():
-        if text in rows:
-            table.fill([text], [given])
+    known = known or {}
+    for text in rows.keys() & known.keys():
+        table.fill([text], np.asarray(known[text])[np.newaxis])
     with contextlib.ExitStack() as stack:
         cache = None
         if cache_dir is not None:
@@ -106,9 +113,12 @@ def encode(
                 disable=not show_progress or not todo,
             )
         )
-        size = stack.enter_context(_batch_size(embed_model, batch_size or own_size))
+        size = batch_size or own_size
         if side == "query" and not has_query_batches(embed_model):
             size = 1  # so that all workers are busy, and a failure costs no other query again
+        elif size != embed_model.embed_batch_size:
+            # A copy that shares all else: other calls of the model go on as they were.
+            embed_model = embed_model.model_copy(update={"embed_batch_size": size})
         remote = is_remote(embed_model)
         if not remote:
             todo.sort(key=len, reverse=True)
@@ -128,7 +138,7 @@ def encode(
             table.check_filled(batch)
 
         make_calls(call, batches, workers, keep, stopped)
-    return table.vectors
+    return adapted(table.vectors, adapters, side)
 
 
 def _runs_on_cpu(embed_model: BaseEmbedding) -> bool:
@@ -159,20 +169,6 @@ def _cut(
             stop = start + min(size, max(1, characters // max(1, length)))
         yield texts[start:stop]
         start = stop
-
-
-@contextlib.contextmanager
-def _batch_size(embed_model: BaseEmbedding, size: int) -> Iterator[int]:
-    """Give the batch size, which the model's own batch call is made to follow for the moment."""
-    before = embed_model.embed_batch_size
-    if size == before:
-        yield before
-        return
-    embed_model.embed_batch_size = size
-    try:
-        yield size
-    finally:
-        embed_model.embed_batch_size = before
 
 
 def _check(

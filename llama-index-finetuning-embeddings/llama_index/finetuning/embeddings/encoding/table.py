@@ -73,7 +73,7 @@ class Table:
         filled = [texts[i] for i in finite]
         vectors = vectors[finite]
         if not self.vectors.size:
-            self.vectors = _allocate(self._n_rows, dim)
+            self.vectors = allocate(self._n_rows, dim)
         for text, vector in zip(filled, vectors, strict=True):
             self.vectors[self._rows[text]] = vector
         self._filled.update(filled)
@@ -93,7 +93,12 @@ class Table:
                 )
 
 
-def _allocate(n_rows: int, dim: int) -> NDArray[np.float32]:
+def allocate(n_rows: int, dim: int) -> NDArray[np.float32]:
+    """Return an empty table, mapped to a temporary file where it is large.
+
+    Raises:
+        OutputError: There is no room for the file.
+    """
     if n_rows * dim * 4 <= _MEMORY_BYTES:
         return np.empty((n_rows, dim), dtype=np.float32)
     # The map keeps the file's space alive; closing the file frees its name.

@@ -11,7 +11,7 @@ from llama_index.core.base.embeddings.base import BaseEmbedding
 from numpy.typing import NDArray
 
 from llama_index.finetuning.embeddings.dataset import EmbeddingQAFinetuneDataset
-from llama_index.finetuning.embeddings.encoding import Side, model_behind
+from llama_index.finetuning.embeddings.encoding import Side, adapted, source_of
 from llama_index.finetuning.embeddings.errors import ConfigurationError, require
 from llama_index.finetuning.embeddings.evaluation.bm25 import bm25_rankings
 from llama_index.finetuning.embeddings.evaluation.evaluate import (
@@ -70,8 +70,8 @@ def evaluate_systems(
 ) -> tuple[dict[str, RetrievalResult], list[DimensionResult]]:
     """Evaluate models, one after the other, and what is compared with them.
 
-    A model that stands under two names is evaluated once, and a side that several models leave to
-    the same one (the texts, for a base and its adapter) is embedded once.
+    A model that stands under two names is evaluated once, and what several models have from the
+    same one (both sides, for a base and its adapter) is embedded once.
 
     Args:
         models: Name to embedding model, at least one.
@@ -97,6 +97,8 @@ def evaluate_systems(
     vectors = _Vectors(models.values(), dataset, options)
     results: dict[str, RetrievalResult] = {}
     by_dim: dict[int, dict[str, float]] = {}
+    *_, last = {id(model): model for model in models.values()}.values()
+    longest = 0
     for name, model in models.items():
         twin = next((other for other in results if models[other] is model), None)
         if twin is not None:
@@ -105,8 +107,15 @@ def evaluate_systems(
                 if twin in found:
                     found[name] = found[twin]
             continue
-        queries, documents = vectors.of(model, "query"), vectors.of(model, "text")
+        queries = vectors.of(model, "query")
         size = queries.shape[1]
+        longest = max(longest, size)
+        if dims is not None and model is last and max(dims) > longest:
+            raise ConfigurationError(
+                f"'dims' must be at most {longest}, the length of the longest vectors (got "
+                f"{list(dims)})."
+            )
+        documents = vectors.of(model, "text")
         for dim in sorted({*(() if dims is None else dims), size}):
             if dim <= size:
                 result = evaluate_vectors(
@@ -144,11 +153,12 @@ class _Vectors:
 
     def of(self, model: BaseEmbedding, side: Side) -> NDArray[np.float32]:
         """Return the vectors of a side; to be asked once for each model."""
-        key = _key(model, side)
+        source, adapters = source_of(model, side)
+        key = id(source), side
         found = self._kept.pop(key, None)
         if found is None:
             found = encode_side(
-                model,
+                source,
                 self._dataset,
                 side,
                 cache_dir=self._options.cache_dir,
@@ -157,11 +167,11 @@ class _Vectors:
         self._uses[key] -= 1
         if self._uses[key]:
             self._kept[key] = found
-        return found
+        return adapted(found, adapters, side)
 
 
 def _key(model: BaseEmbedding, side: Side) -> tuple[int, Side]:
-    return id(model_behind(model, side)), side
+    return id(source_of(model, side)[0]), side
 
 
 def _lexical(

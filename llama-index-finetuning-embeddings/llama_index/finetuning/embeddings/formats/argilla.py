@@ -40,7 +40,7 @@ def read_argilla(
         ConfigurationError: Fields were not found, or the question has several labels at once.
         DatasetError: There are no records, none is labelled relevant, or texts are missing.
     """
-    if isinstance(relevant_labels, str):
+    if isinstance(relevant_labels, str) or not isinstance(relevant_labels, Iterable):
         relevant_labels = (relevant_labels,)
     records = list(records)
     if not records:

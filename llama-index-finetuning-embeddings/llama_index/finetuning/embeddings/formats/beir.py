@@ -91,9 +91,7 @@ def write_beir(
             f"{len(unfit):,} ids hold the character NUL, which BEIR's tables can't: {shown(unfit)}."
         )
     root = Path(folder)
-    others = [path for path in _qrels(root).values() if path.stem != split]
-    if others:
-        queries = _merged(root, queries, corpus)
+    known = _known_queries(root, split, queries, corpus)
     with atomic_folder(folder) as new:
         # Other splits, and what else somebody put beside them, stay.
         if (root / "qrels").is_dir():
@@ -102,10 +100,16 @@ def write_beir(
             (new / "qrels" / f"{split}.tsv").unlink(missing_ok=True)
         else:
             (new / "qrels").mkdir()
-        _write_lines(new / "queries.jsonl", ({"_id": i, "text": t} for i, t in queries.items()))
-        _write_lines(
-            new / "corpus.jsonl", ({"_id": i, "title": "", "text": t} for i, t in corpus.items())
-        )
+        lines = ({"_id": i, "text": t} for i, t in queries.items() if i not in (known or ()))
+        if known is None:
+            documents = ({"_id": i, "title": "", "text": t} for i, t in corpus.items())
+            _write_lines(new / "corpus.jsonl", documents)
+        else:
+            # The corpus is carried over, with its titles and whatever else a line holds.
+            old = (root / "queries.jsonl").read_bytes()
+            ending = b"" if old.endswith(b"\n") or not old else b"\n"
+            (new / "queries.jsonl").write_bytes(old + ending)
+        _write_lines(new / "queries.jsonl", lines)
         with (new / "qrels" / f"{split}.tsv").open("w", encoding="utf-8", newline="") as stream:
             # The writer leaves a lone carriage return bare, where the reader ends a row.
             bare = any("\r" in one for ids in (queries, corpus) for one in ids)
@@ -119,17 +123,34 @@ def write_beir(
             table.writerows((qid, docid, f"{grade:g}") for qid, docid, grade in judgements)
 
 
-def _merged(root: Path, queries: Mapping[str, str], corpus: Mapping[str, str]) -> Mapping[str, str]:
-    """Return the queries of a folder with further ones, which must have the same corpus."""
-    known = _read_queries(root)
-    if _read_corpus(root) != corpus or any(
-        known.get(qid, queries[qid]) != queries[qid] for qid in queries
-    ):
+def _known_queries(
+    root: Path, split: str, queries: Mapping[str, str], corpus: Mapping[str, str]
+) -> Mapping[str, str] | None:
+    """Return the queries of a folder that these can be added to, as it has the same corpus.
+
+    Raises:
+        DatasetError: They can't, and the folder has other splits.
+    """
+    splits = _qrels(root)
+    if not splits:
+        return None
+    shared = splits.keys() != {split}
+    try:
+        known, documents = _read_queries(root), _read_corpus(root)
+    except DatasetFileError:
+        if shared:
+            raise
+        return None
+    # A dataset leaves out documents without a text.
+    same = {docid: text for docid, text in documents.items() if text.strip()} == corpus
+    if same and all(known.get(qid, text) == text for qid, text in queries.items()):
+        return known
+    if shared:
         raise DatasetError(
             f"{str(root)!r} holds other splits, with another corpus or other texts of the same "
             "queries: what they mean would change. Write this split to a folder of its own."
         )
-    return {**known, **queries}
+    return None
 
 
 def judgements_of(
@@ -264,7 +285,7 @@ def _entry(line: Any) -> dict[str, str]:
 
 def _write_lines(path: Path, entries: Iterable[dict[str, str]]) -> None:
     encode = json.JSONEncoder(ensure_ascii=False).encode
-    with path.open("w", encoding="utf-8", newline="\n") as stream:
+    with path.open("a", encoding="utf-8", newline="\n") as stream:
         stream.writelines(f"{encode(entry)}\n" for entry in entries)
 
 

@@ -67,7 +67,8 @@ def _without_blank_documents(data: dict[str, Any], name: str) -> dict[str, Any]:
     relevant = {qid: others(ids) for qid, ids in data["relevant_docs"].items()}
     pointless = {qid for qid, ids in relevant.items() if not ids and data["relevant_docs"][qid]}
     logger.warning(
-        "%d documents of %r have no text and are left out, with the %d queries that have no other: %s",
+        "%d documents of %r have no text and are left out, with the %d queries that have no other: "
+        "%s",
         len(blank),
         name,
         len(pointless),

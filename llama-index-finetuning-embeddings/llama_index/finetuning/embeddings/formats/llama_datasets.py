@@ -5,7 +5,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from llama_index.finetuning.embeddings.errors import DatasetError, DatasetFileError
+from llama_index.finetuning.embeddings.errors import (
+    ConfigurationError,
+    DatasetError,
+    DatasetFileError,
+)
 from llama_index.finetuning.embeddings.files import read_json_object
 from llama_index.finetuning.embeddings.formats.contents import Contents, Row, from_rows
 
@@ -14,10 +18,19 @@ def read_labelled_rag_dataset(data: Any) -> Contents:
     """Read it; see ``EmbeddingQAFinetuneDataset.from_labelled_rag_dataset``.
 
     Raises:
+        ConfigurationError: It is neither a LabelledRagDataset nor a path.
         DatasetFileError: The file holds something else.
         DatasetError: Examples lack their contexts.
     """
-    examples = _read_examples(Path(data)) if isinstance(data, str | os.PathLike) else data.examples
+    if isinstance(data, str | os.PathLike):
+        examples = _read_examples(Path(data))
+    elif hasattr(data, "examples"):
+        examples = data.examples
+    else:
+        raise ConfigurationError(
+            "'data' must be a LabelledRagDataset, or the path of its JSON file (got "
+            f"{type(data).__name__})."
+        )
     if not examples:
         raise DatasetError("The LabelledRagDataset has no examples.")
     return from_rows(_rows(examples))

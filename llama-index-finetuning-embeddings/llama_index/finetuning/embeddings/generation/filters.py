@@ -18,38 +18,44 @@ _COPIED_WORDS = 6
 _CHARACTERS_PER_WORD = 3
 
 _THING = r"(?:text|passage|excerpt|snippet|chunk|paragraph|document|article|section|context)"
+_TOLD = r"(?:text|passage|excerpt|snippet|context)"
 _THAT = r"(?:the|this|that)"
 _GIVEN = r"(?:given|provided|above|following|preceding|previous|aforementioned|supplied)"
-_SAYS = (
-    r"(?:say|show|argue|state|mention|describe|discuss|explain|suggest|indicate|provide|contain|give|cover|"
-    r"refer|imply|list|define|present|claim|report|note|reveal|tell|highlight|convey|address|"
-    r"express|emphasi[sz]e|outline)"
+_HERE = r"(?:above|provided|given)\b(?! (?:by|the|an?|each|every)\b)"
+# Where a clause ends behind such a word, it is the text that was read; a document object model, the
+# text editor and the context in Go are the subject itself.
+_END = rf"(?=\s*(?:[?.,;:!)]|$)|\s+(?:{_HERE}|(?:about|regarding|concerning)\b))"
+_SPEAK = (
+    r"(?:say|argue|state|mention|describe|discuss|explain|suggest|imply|claim|report|reveal|tell|"
+    r"highlight|convey|address|express|emphasi[sz]e|outline)"
 )
+_HOLD = r"(?:show|indicate|provide|contain|give|cover|refer to|list|define|present|note)"
 _REFERENCES = re.compile(
     "|".join(
         (
             rf"\b(?:the|this|these|that) {_GIVEN} (?:{_THING}|information|data|content)s?\b",
-            rf"\b{_GIVEN} context\b|\bcontext (?:information|{_GIVEN})\b",
-            rf"\b(?:the|this|that) (?:{_THING}|information) {_GIVEN}\b",
-            rf"\b(?:according to|based on|as per|per|from|using) {_THAT} {_THING}\b(?! of\b)",
-            rf"\b(?:given|within) {_THAT} (?:text|passage|excerpt|snippet|context)\b(?! of\b)",
-            rf"^\W*(?:given|within) {_THAT} {_THING},",
-            rf"\bin {_THAT} (?:text|passage|excerpt|snippet|context)\b(?! (?:of|in which)\b)",
-            rf"\bthe context of {_THAT} {_THING}\b|\binformation (?:provided|given)\s*(?:[,.?]|$)",
-            r"\b(?:mentioned|described|discussed|stated|listed|presented|outlined|provided|given)"
-            rf" (?:in|by) {_THAT} {_THING}\b(?! of\b)",
-            rf"\b(?:do|does|did|is|are|was) {_THAT} (?!document (?:contain|list|define))"
-            rf"(?:{_THING}|author) {_SAYS}",
-            rf"\b(?:the|this) (?:text|passage|excerpt|snippet|paragraph|context) {_SAYS}",
-            rf"\bwhat (?:do|does|did) {_THAT} (?:table|chart|graph|figure|diagram) {_SAYS}",
+            rf"\b{_THAT} {_THING} {_HERE}",
+            rf"\b{_GIVEN} context{_END}|\b(?:the|{_GIVEN}) context information{_END}",
+            r"\binformation (?:provided|given)\s*(?:[,.?]|$)",
+            r"\b(?:according to|based on|from|using) the information\s*[,?.]",
+            rf"\b(?:according to|based on|as per|per|in the context of) {_THAT} {_THING}"
+            rf"(?:{_END}|(?= (?:what|who|which|how|why|when|where)\b))",
+            rf"\b(?:given|within|in) {_THAT} {_TOLD}{_END}",
+            rf"^\W*(?:given|within|from|using) {_THAT} {_THING}\s*,",
+            r"\b(?:mentioned|described|discussed|stated|listed|presented|outlined|provided|given|"
+            rf"implied|inferred|concluded) (?:in|by|from) {_THAT} {_THING}"
+            rf"(?:{_END}| (?:as|for|to|and|or|that)\b)",
+            rf"\b(?:do|does|did) {_THAT} (?:{_THING}|author) {_SPEAK}\b",
+            rf"\b(?:is|was) {_THAT} (?:author|passage|excerpt) \w+ing\b",
+            rf"\b(?:do|does|did) {_THAT} {_THING} {_HOLD}{_END}",
+            rf"\b(?:the|this) (?:text|passage|excerpt|snippet|paragraph|context) {_SPEAK}e?[sd]\b",
+            rf"\bwhat (?:do|does|did) {_THAT} (?:table|chart|graph|figure|diagram)"
+            rf" (?:{_SPEAK}|{_HOLD})",
             r"\b(?:is|was) (?:the|this) (?:text|passage|excerpt|document) (?:\w+ )?about\W*$",
             r"\b(?:focus|idea|message|point|purpose|subject|theme|topic) of (?:the|this) "
-            r"(?:document|article|section|paragraph|chunk)\W*$",
-            r"\b(?:according to|based on|from|using) the information\s*[,?.]",
-            r"\b(?:focus|idea|message|point|purpose|subject|theme|topic) of (?:the|this) "
-            r"(?:context|text|passage|excerpt|snippet)\b(?! of\b)",
-            r"^\W*(?:describe|explain|summari[sz]e|use) (?:the|this) (?:context|text|passage)\b"
-            r"(?! (?:of|manager|menu|window|switch|api)\b)",
+            rf"{_THING}{_END}",
+            r"^\W*(?:describe|explain|summari[sz]e|use) (?:the|this) (?:context|text|passage)"
+            rf"(?:{_END}| (?:in your|to)\b)",
             r"\b(?:the|this) (?:passage|excerpt|snippet)(?=\s*[?.,;:'\"]|$)",
             r"\b(?:im|laut|aus dem) (?:obigen |gegebenen |vorliegenden )?(?:text|abschnitt)\b(?!-)",
             r"\bim (?:obigen|gegebenen) kontext\b(?!-)",

@@ -39,6 +39,8 @@ class _Line:
     text: str
     label: str = ""  # of an answer, without its number
     number: str = ""
+    mark: str = ""  # the number before its text
+    pieces: list[str] = field(default_factory=list)  # the lines that were joined to its text
     answers: list["_Line"] = field(default_factory=list)  # those that stand with a question
 
     @property
@@ -77,8 +79,9 @@ _RULE = re.compile(r"[\s*_=~#`.|+-]*")
 _EMPHASIS = re.compile(r"\*\*|__|\*(?=\w[^*]*\*)|_(?=[^\W_][^_]*_(?!\w))")
 _FENCE = re.compile(r"\s*(?:```|~~~)")
 _INLINE = re.compile(
-    rf"(?<=[{MARKS}:\uff1a])([\"'\u201d*)]*)[^\S\n]+"
-    r"(?=(?:\*\*)?(?:\(?\d{1,2}[.)]\s*[^\W\d]|(?:Q|Question )\d{1,2}\s*[:.)]|[\u2022\u25cf]\s))"
+    rf"(?<=[{MARKS}:\uff1a])([\"'\u201d*)]*)(?:[^\S\n]+|(?<=\uff1f))"
+    r"(?=(?:\*\*)?(?:\(?\d{1,2}[.)\u3001]\s*[^\W\d]|(?:Q|Question )\d{1,2}\s*[:.)]"
+    r"|[\u2022\u25cf]\s))"
 )
 _SENTENCES = re.compile(
     r"(?<=[?\u061f])[\"\u201d]?\s+(?=\S)(?!(?:yes or no|true or false)\s*[?.])"
@@ -93,10 +96,17 @@ _OPENERS = re.compile(
     r"|(?:the|my|one) questions? (?:is|are|would be))\b[^:?]*:\s*)+",
     re.IGNORECASE,
 )
+_TASKS = (
+    "explain|describe|discuss|compare|contrast|define|identify|outline|summari[sz]e|analy[sz]e|"
+    "evaluate|calculate|compute|illustrate|justify|assess|determine|differentiate|distinguish|"
+    "elaborate|examine|interpret|critique|trace|estimate"
+)
+_IMPERATIVES = f"{_TASKS}|list|name|state|give|provide|tell|find|show|suggest|argue|mention"
 # What models say around their questions, and what they offer to do next.
 _TALK = re.compile(
     r"(?:sure|certainly|of course|okay|absolutely|here (?:are|is)|here['\u2019]s|"
-    r"below (?:are|is)|based on (?:the|this|your)|let me know|please|feel free|hope|good luck|"
+    r"below (?:are|is)|based on (?:the|this|your)|let me know|feel free|hope|good luck|"
+    rf"please(?!,? (?:{_TASKS}))|"
     r"if you|as an ai|unfortunately|(?:i['\u2019]m )?sorry|thanks?(?: you)?|end of|"
     r"no (?:answer|further|more|questions?)|assistant|great(?=[.!:,]| question)|"
     r"i(?:['\u2019](?:ve|m|d|ll)| apologi[sz]e| have| hope| am| can| could| will| was| do| cannot)|"
@@ -111,12 +121,6 @@ _TALK = re.compile(
 # "slow sql queries" is none.
 _HEADLINE = re.compile(
     r"(?:\w+ ){0,3}(?i:questions|queries)\W+|(?:[A-Z]\w* )?(?:[Qq]uestions|[Qq]ueries)"
-)
-_IMPERATIVES = (
-    "explain|describe|discuss|compare|contrast|define|identify|list|name|outline|summari[sz]e|"
-    "analy[sz]e|evaluate|calculate|compute|state|give|provide|tell|find|show|illustrate|justify|"
-    "assess|determine|differentiate|distinguish|elaborate|examine|interpret|critique|suggest|"
-    "argue|trace|estimate|mention"
 )
 _ASKS_IN_WORDS = re.compile(
     rf"(?:^|[,.;]\s+)(?:{_IMPERATIVES})\b|^(?:how|what|why|which|who|whom|whose|when|where|"
@@ -148,6 +152,8 @@ def parse_lines(response: str, limit: int) -> list[Question]:
     lines = [line for line in lines if line.text and not _is_talk(line, surplus=surplus)]
     if not lines:
         return []
+    if len(lines) <= limit:
+        _restore_ordinal(lines)
     counts = Counter(line.kind for line in lines if line.asks)
     chosen = min((line.kind for line in lines), key=lambda kind: (-counts[kind], kind))
     items = [line for line in lines if line.kind is chosen]
@@ -157,14 +163,30 @@ def parse_lines(response: str, limit: int) -> list[Question]:
         if len(items) < limit:  # perhaps all stand on one line
             items = [part for line in items for part in _sentences(line)]
     elif asking:
-        outer = min(line.indent for line in items)
-        # A deeper point that asks nothing explains the one above it; one that ends in a colon
-        # announces those below.
-        items = [line for line in items if line.asks or line.indent <= outer + 1]
+        outer = min(line.indent for line in items) + 1
+        # A deeper point that asks nothing explains the one above it; where only deeper ones ask,
+        # those above are topics. One that ends in a colon announces those below.
+        topics = not any(line.asks for line in items if line.indent <= outer)
+        items = [line for line in items if line.asks or (line.indent <= outer and not topics)]
         items = [line for line in items if line.asks or not line.text.endswith((":", "\uff1a"))]
     return [
         Question(line.text, answer) for line, answer in zip(items, _answers(items), strict=True)
     ]
+
+
+def _restore_ordinal(lines: list[_Line]) -> None:
+    """Make a plain line of the only one with a number, where it is no list: "2. Weltkrieg"."""
+    numbered = [line for line in lines if line.kind is Kind.NUMBER]
+    plain = [line for line in lines if line.kind is Kind.PLAIN]
+    if len(numbered) != 1 or len(plain) != len(lines) - 1:
+        return
+    (line,) = numbered
+    if any(other.asks for other in plain) or (
+        plain and _NUMBER.findall(line.mark) not in ([], ["1"])
+    ):
+        line.kind = Kind.PLAIN
+        if not _ASKS_IN_WORDS.match(line.text):
+            line.text = line.mark + line.text
 
 
 def _answers(items: list[_Line]) -> list[str | None]:
@@ -232,13 +254,14 @@ def _classified(response: str) -> list[_Line]:
             elif line.kind is Kind.PLAIN:
                 heading.text = heading.text or line.text
         elif joined and lines and _continues(lines[-1], line):
+            lines[-1].pieces = [*(lines[-1].pieces or [lines[-1].text]), line.text]
             lines[-1].text += " " + line.text
         else:
             if line.asks or line.kind is Kind.LABEL:
                 line.answers, waiting = waiting, []
             lines.append(line)
             joined, aside, listing, answering = True, False, False, False
-    return lines
+    return [part for line in lines for part in _parted(line)]
 
 
 def _answers_stand_ahead(raws: list[str], markers: dict[Kind, re.Pattern[str]]) -> bool:
@@ -312,7 +335,7 @@ def _marked(raw: str, markers: dict[Kind, re.Pattern[str]], *, has_question: boo
     heading = _HEADING.match(text)
     if heading:
         text = re.sub(r"\s+#+$", "", text[heading.end() :])
-    kind = Kind.PLAIN
+    kind, mark = Kind.PLAIN, ""
     for _ in range(3):  # marks can be nested: "- 1. Question: ..."
         bare = without_emphasis(text).lstrip("*_ ") if _EMPHASIS.match(text) else text
         if has_question and (answer := ANSWER_LABEL.match(bare)):
@@ -330,13 +353,13 @@ def _marked(raw: str, markers: dict[Kind, re.Pattern[str]], *, has_question: boo
         if found is None:
             break
         kind = min(kind, found[0])
-        text = bare[found[1].end() :]
+        text, mark = bare[found[1].end() :], found[1][0]
     if kind is Kind.PLAIN:
         opener = _OPENERS.match(text)
         text = text[opener.end() :] if opener else text
         if not text or offers(text) or (heading and not ASKS.search(text)):
             return _Line(Kind.NOTE, indent, raw)
-    return _Line(kind, indent, text.strip())
+    return _Line(kind, indent, text.strip(), mark=mark)
 
 
 def _answer(label: re.Match[str], indent: int) -> _Line:
@@ -368,6 +391,14 @@ def _continues(previous: _Line, line: _Line) -> bool:
         comma = previous.text.endswith(",") and line.asks
         return previous.text[:1].isupper() and (begun or ends or comma)
     return begun and ends
+
+
+def _parted(line: _Line) -> list[_Line]:
+    """Part plain lines that were joined and come to no end: they are queries, not a sentence."""
+    if line.kind is not Kind.PLAIN or not line.pieces or _ended(line.text):
+        return [line]
+    *others, line.text = line.pieces
+    return [*(_Line(line.kind, line.indent, text) for text in others), line]
 
 
 def _ended(text: str) -> bool:

@@ -26,7 +26,8 @@ _WIDE = re.compile(r"[^\S\n]{9,}")
 _EMPTY_LINES = re.compile(r"\n\s*\n")
 _MARK = r"(?:<\|[^|<>\n]*\|>|</?s>|\[/?INST\]|<(?:start|end)_of_turn>)"
 _SPECIAL = re.compile(rf"^[^\S\n]*(?:{_MARK}[^\S\n]*){{1,9}}|(?:{_MARK}[^\S\n]*){{1,9}}$", re.M)
-_INVISIBLE = re.compile(r"[\u200b\u2060\ufeff]")
+# No width, or a turn of the direction of writing.
+_INVISIBLE = re.compile(r"[\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff]")
 _ESCAPED_BREAK = re.compile(r"\\n(?=\s*(?:\d{1,2}[.)]|[-*]\s|Q))")
 # Between blanks a question speaks of the tag.
 _BREAK = re.compile(
@@ -34,7 +35,16 @@ _BREAK = re.compile(
     r"(?:<br\s*/?>\s*){1,9}|(?:<br\s*/?>\s*){1,9}$",
     re.I | re.M,
 )
-_EMPHASIS_TAG = re.compile(r"<(/?)(b|strong|em|i|p|span|u)>", re.I)
+_EMPHASIS = "(b|strong|em|i|p|span|u)>"
+_EMPHASIS_TAG = re.compile(f"<(/?){_EMPHASIS}", re.I)
+_TAGS_ALONE = re.compile(rf"^[^\S\n]*(?:</?{_EMPHASIS}[^\S\n]*)+$", re.I | re.M)
+# Behind a number or bullet.
+_TAGGED = rf"^([^\w<\n]*(?:\w{{1,3}}[.):][^\w<\n]*)?)<{_EMPHASIS}"
+_TAGGED_LINE = re.compile(rf"{_TAGGED}(.*)</\2>(?=[^\w<\n]*$)", re.I | re.M)
+_TAGGED_LABEL = re.compile(
+    rf"{_TAGGED}([^<>\n]{{1,60}}(?:[:.)\uff1a]|(?=</\2>\s*[:\uff1a])))</\2>", re.I | re.M
+)
+_PARAGRAPH = re.compile(r"</p>\s*(?=<p>)", re.I)
 _SIGNS = {"Sm", "Sc"}  # of mathematics and money
 _VOWEL_SIGNS = {"Mn", "Mc"}
 # Between numbers, or names of one letter.
@@ -76,7 +86,7 @@ def parse_questions(response: str, limit: int) -> list[Question]:
 
 def _inside(structured: Question) -> list[Question]:
     """Return what a string of JSON, a tag or a cell holds, which can have marks of its own."""
-    text = structured.text.strip()
+    text = _without_emphasis_tags(structured.text).strip()
     if "\n" in text:
         return parse_lines(text, limit=1)
     return [Question(unmarked(text), structured.answer)]
@@ -113,7 +123,15 @@ def _plain(response: str) -> str:
 
 
 def _without_emphasis_tags(text: str) -> str:
-    """Drop tags that are both opened and closed; a question may speak of one that is not."""
-    seen = {(tag[1], tag[2].lower()) for tag in _EMPHASIS_TAG.finditer(text)}
+    """Drop tags around whole lines and labels; a question may speak of others."""
+    text = _TAGGED_LINE.sub(_without_pairs, _TAGS_ALONE.sub("", text))
+    return _TAGGED_LABEL.sub(r"\1**\3**", text)
+
+
+def _without_pairs(line: re.Match[str]) -> str:
+    seen = {(tag[1], tag[2].lower()) for tag in _EMPHASIS_TAG.finditer(line[3])}
     whole = {name for end, name in seen if not end and ("/", name) in seen}
-    return _EMPHASIS_TAG.sub(lambda tag: "" if tag[2].lower() in whole else tag[0], text)
+    paragraphs = _PARAGRAPH.sub("\n", line[3])
+    return line[1] + _EMPHASIS_TAG.sub(
+        lambda tag: "" if tag[2].lower() in whole else tag[0], paragraphs
+    )

@@ -21,9 +21,17 @@ _TITLE_KEYS = ("title", "document_title", "section", "heading", "header")
 _HEADING = re.compile(
     r"\A\s*#{1,6}\s+(?P<title>\S(?:[^\n]*?\S)?)(?:[ ]+#+)?[ ]*\n+(?P<body>.*)\Z", re.DOTALL
 )
+# As in reStructuredText, with or without the line above.
 _UNDERLINED = re.compile(
-    r"\A\s*(?P<title>[^\n]*\S)[ ]*\n(?:={3,}|-{3,})\s*\n(?P<body>.*)\Z", re.DOTALL
+    r"\A\s*(?:([=\-~^*#\"+])\1{2,}[ ]*\n(?=[^\n]+\n\1{3}))?[ ]*(?P<title>[^\n]*\S)[ ]*\n"
+    r"(?(1)\1{3,}|(?:={3,}|-{3,}))\s*\n(?P<body>.*)\Z",
+    re.DOTALL,
 )
+_FRONT_MATTER = re.compile(
+    r"\A\s*---[ ]*\n(?P<fields>(?:(?:[\w-]+:|[ \t#-])[^\n]*\n|\n)+?)---[ ]*\n(?P<body>.*)\Z",
+    re.DOTALL,
+)
+_TITLE_FIELD = re.compile(r"^title:[ ]*([\"']?)(?P<title>\S.*?)\1[ ]*$", re.I | re.M)
 _TITLE_LINE = re.compile(
     r"\A\s*(?P<title>[^\n]{0,119}[^\s.!?:;,\u3002\uff1f\uff01])[ ]*\n[ ]*\n(?P<body>.*)\Z",
     re.DOTALL,
@@ -31,9 +39,11 @@ _TITLE_LINE = re.compile(
 _WORD = re.compile(r"[^\W\d_]")
 _ENUMERATED = re.compile(r"\A\(?\w{1,4}\)\s+(?=\w)")
 _SENTENCE = re.compile(
-    r"\A\s*(?P<title>.{12,400}?(?:(?<!\b[A-Z])(?<!\b(?:Mr|Dr|Ms|St|vs|No))(?<!Inc|Mrs|Ltd)[.!?]"
-    r"[\"'\u201d)]*(?=\s)|[\u3002\uff01\uff1f\u0964\u061f\u06d4]))\s*(?P<body>.*)\Z",
-    re.DOTALL,
+    r"""\A(?P<title>.{4,400}?(?:(?<=.{12})(?:
+        (?<!\b[A-Z]) (?<!\b(?:Mr|Dr|Ms|St|vs|No|al|cf)) (?<!\b(?:Mrs|Inc|Ltd|Fig|etc|e\.g|i\.e))
+        (?<!\bapprox) [.!?]["'\u201d)]*(?=\s) | [\u0964\u061f\u06d4]
+    ) | [\u3002\uff01\uff1f]))\s*(?P<body>.*)\Z""",
+    re.DOTALL | re.VERBOSE,
 )
 
 
@@ -69,10 +79,11 @@ def pseudo_query_pairs(
     found: dict[str, list[str]] = {}
     for node_id, text in texts.items():
         split = None
+        title, body = _without_front_matter(text)
         if method != "first_sentence":
-            split = _by_title(text, metadata[node_id])
+            split = (title, body) if title and body else _by_title(body, metadata[node_id])
         if split is None and method != "title":
-            split = _split(text, _SENTENCE)
+            split = _split(body, _SENTENCE)
         query, corpus[node_id] = split or ("", text)
         if query:
             found.setdefault(query, []).append(node_id)
@@ -88,6 +99,17 @@ def pseudo_query_pairs(
         corpus=corpus,
         relevant_docs={ids[query]: node_ids for query, node_ids in found.items()},
     )
+
+
+def _without_front_matter(text: str) -> tuple[str, str]:
+    """Return the title in the YAML before a text, and the text without that YAML and title."""
+    match = _FRONT_MATTER.match(text)
+    if match is None:
+        return "", text
+    field = _TITLE_FIELD.search(match["fields"])
+    title, body = " ".join(field["title"].split()) if field else "", match["body"].strip()
+    heading = _split(body, _HEADING)
+    return title, heading[1] if heading and heading[0] == title else body
 
 
 def _by_title(text: str, metadata: dict[str, object]) -> tuple[str, str] | None:
@@ -114,7 +136,7 @@ def _ends_code(line: str) -> bool:
 
 
 def _split(text: str, pattern: re.Pattern[str]) -> tuple[str, str] | None:
-    match = pattern.match(text)
+    match = pattern.match(text.strip())
     if match is None or not match["body"].strip():
         return None
     return " ".join(match["title"].split()), match["body"].strip()

@@ -62,14 +62,15 @@ _SEPARATOR = (
 QUESTION_LABEL = re.compile(
     r"(?:(?:first|second|third|fourth|fifth|final)\s*:|"
     r"(?:(?:first|second|third|fourth|fifth|final) )?"
-    rf"(?:{_QUESTION_WORDS}|keywords?(?=\s*\d))\.?\s*(?:#|no\.|n\u00ba|nr\.)?\s*"
+    rf"(?:{_QUESTION_WORDS}|keywords?(?=\s*\d))\.?\s*(?:#|no\.|n[\u00ba\u00b0]|nr\.)?\s*"
     r"(?:\d+(?:\s*(?:of|/)\s*\d+)?|[ivx]+|one|two|three|four|five)?\s*(?:\([^)]*\)\s*)?"
     rf"(?:{_SEPARATOR}|$))\s*",
     re.IGNORECASE,
 )
-# "Answer:", "A1:", "(Answer: ...)".
+# "Answer:", "A1:", "(Answer: ...)", "Answer - "; "A4 - sizes" and "solution - how" are queries.
 ANSWER_LABEL = re.compile(
-    rf"[(\[]?(?:{_ANSWER_WORDS}|a)\s*\d*\s*(?:\([^)]*\)\s*)?(?:[:\uff1a]|\s[-\u2013\u2014]\s)\s*",
+    rf"[(\[]?(?:(?:{_ANSWER_WORDS}|a)\s*\d*\s*(?:\([^)]*\)\s*)?[:\uff1a]"
+    rf"|(?!solution|response)(?:{_ANSWER_WORDS})\s*\d*\s[-\u2013\u2014]\s)\s*",
     re.IGNORECASE,
 )
 NOTE_LABEL = re.compile(
@@ -113,6 +114,7 @@ _BOLD = re.compile(
 )
 _QUOTES = {'"': '"', "'": "'", "`": "`", "*": "*", "_": "_", "\u201c": "\u201d", "\u00ab": "\u00bb"}
 _QUOTES |= {"\u201e": "\u201c", "\u2018": "\u2019", "\u300c": "\u300d", "\u300e": "\u300f"}
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _STRAY = re.compile(rf"(?<=[{MARKS}])\s*[;,.|]+$")
 # What stands behind a question mark and is no part of the question.
 _AFTER_MARK = re.compile(
@@ -149,7 +151,7 @@ def without_emphasis(text: str) -> str:
 
 def tidy(question: Question) -> Question:
     """Return the question alone: no emphasis, quotes, kind, points, remark or inline answer."""
-    text = " ".join(question.text.split())
+    text = _spaced(question.text)
     label = _BOLD_LABEL.match(text)
     if label is not None and ASKS.search(text, label.end()):
         text = text[label.end() :]
@@ -165,7 +167,11 @@ def tidy(question: Question) -> Question:
     if kind is not None and ASKS.search(text, kind.end()):
         text = text[kind.end() :]
     text = _unquoted(text)
-    return Question(text, " ".join(answer.split()) if answer and answer.strip() else None)
+    return Question(text, _spaced(answer or "") or None)
+
+
+def _spaced(text: str) -> str:
+    return " ".join(_CONTROL.sub(" ", text).split())
 
 
 def _unquoted(text: str) -> str:

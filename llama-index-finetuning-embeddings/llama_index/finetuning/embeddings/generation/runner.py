@@ -222,7 +222,7 @@ class Run:
 
     def _fail(self, node_id: str, error: Exception, why: str | None) -> None:
         self._errors[node_id] = self._reason(error, node_id)
-        is_last = len(self._errors.keys() | self._outcomes) == len(self._keys)
+        is_last = len(self._errors) + len(self._outcomes) == len(self._keys)
         if is_last and not refuses_all(error) and (asks_to_wait(error) or self._made):
             why = None  # nobody is left to be spared the wait, or the refusal
         if why is None and self._options.on_failure == "fail":

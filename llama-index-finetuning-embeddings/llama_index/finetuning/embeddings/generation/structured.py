@@ -42,12 +42,26 @@ _REMARK_KEY = re.compile(
     re.IGNORECASE,
 )
 _COLON = re.compile(r"\s*:")
+# A backslash, with what makes it an escape. Models forget to double those of LaTeX, patterns and
+# paths: no text has a backspace or a form feed, and "\theta" is no tab before "heta".
+_BACKSLASH = re.compile(
+    r"""\\(?:(
+        ["\\/] | u[0-9a-fA-F]{4} | r(?![a-zA-Z])
+      | t(?!(?:heta|imes|ext(?:bf|it|rm|tt)?|anh?|au|o|op|frac|ilde|herefore|riangle)(?![a-zA-Z]))
+      | n(?!(?:abla|eq|otin|leq|geq|exists)(?![a-zA-Z])|(?:e|eg|i|ot|u)[$_^{}()=\\])
+    ))?""",
+    re.VERBOSE,
+)
+_PATH = re.compile(r"(?<!\w)[C-Ec-e]:(?:\\(?![\\\"/])[\w.-]+)+")
 _DIGITS = "0123456789"
 _LONGEST_LINE = 1000  # characters of one that announces JSON
 _TAG = re.compile(
     r"<(?P<end>/?)(?P<name>(?:question|query|q|li|item|text|answer)(?:[_-]?\d+)?)\b[^<>]*>",
     re.IGNORECASE,
 )
+# "1. <question>"
+_TAGGED_LINE = re.compile(r"[^\w<]*(?:\d{1,3}[^\w<]*)?<")
+_LAST = re.compile(r"\s*(?:<|$)")
 _RULE_CELL = re.compile(r":?-{2,}:?")
 
 
@@ -135,10 +149,9 @@ def _value(response: str, start: int) -> tuple[list[_String], int]:
 
 def _unescaped(token: re.Match[str]) -> str:
     if token["double"] is not None:
-        try:
-            return str(json.loads(f'"{token["double"]}"', strict=False))
-        except ValueError:
-            return token["double"].replace('\\"', '"')
+        text = _PATH.sub(lambda path: path[0].replace("\\", r"\\"), token["double"])
+        text = _BACKSLASH.sub(lambda found: found[0] if found[1] else r"\\", text)
+        return str(json.loads(f'"{text}"', strict=False))
     if token["single"] is not None:
         return token["single"].replace("\\'", "'")
     return token["curly"]
@@ -199,34 +212,29 @@ def _under_any_key(strings: list[_String]) -> list[Question]:
 
 
 def _from_tags(response: str) -> list[Question]:
+    """Return what stands in tags, of those that are the answer's own and not a question's matter.
+
+    Their line begins with a tag, and at the end of it or before a tag they are closed.
+    """
     found: list[Question] = []
     position = 0
-    for tag, end in _pairs_of_tags(response):
-        if tag.start() < position:
-            continue
-        content = response[tag.end() : end.start()]
-        if not tag["name"].lower().startswith("answer"):
-            # A tag around other tags is a container, not a question.
-            if response.find("<", tag.end()) < end.start():
-                continue
-            found.append(Question(content))
-        elif found:
-            found[-1] = Question(found[-1].text, content.strip())
-        position = end.end()
+    opened: dict[str, int] = {}
+    for line in response.splitlines(keepends=True):
+        tagged = _TAGGED_LINE.match(line) is not None
+        for tag in _TAG.finditer(line):
+            name = tag["name"].lower()
+            if not tag["end"]:
+                if tagged:
+                    opened[name] = position + tag.end()
+            elif name in opened and _LAST.match(line, tag.end()):
+                content = response[opened[name] : position + tag.start()]
+                opened.clear()  # what is still open is a container, or spoken of
+                if not name.startswith("answer"):
+                    found.append(Question(content))
+                elif found:
+                    found[-1] = Question(found[-1].text, content.strip())
+        position += len(line)
     return found
-
-
-def _pairs_of_tags(response: str) -> list[tuple[re.Match[str], re.Match[str]]]:
-    """Return each opening tag that has a closing one behind it, with the next such one."""
-    pairs: list[tuple[re.Match[str], re.Match[str]]] = []
-    ends: dict[str, re.Match[str]] = {}
-    for tag in reversed(list(_TAG.finditer(response))):
-        name = tag["name"].lower()
-        if tag["end"]:
-            ends[name] = tag
-        elif name in ends:
-            pairs.append((tag, ends[name]))
-    return pairs[::-1]
 
 
 def _from_table(response: str) -> list[Question]:

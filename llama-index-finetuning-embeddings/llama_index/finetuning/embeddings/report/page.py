@@ -155,9 +155,9 @@ def _worst(comparison: Comparison) -> str:
 
 
 def _query(change: QueryChange, comparison: Comparison, system: str) -> str:
-    wanted = "".join(f"<li>{_short(text)}</li>" for text in change.relevant.values())
+    wanted = "".join(f'<li dir="auto">{_short(text)}</li>' for text in change.relevant.values())
     return (
-        f'<div class="query"><h3>{_short(change.query)}</h3>'
+        f'<div class="query"><h3 dir="auto">{_short(change.query)}</h3>'
         f'<p class="dim">{label(comparison.metric)} {change.before:.3f} → {change.after:.3f}</p>'
         f'<div class="sides">{_ranking(comparison.reference, change.top_before)}'
         f"{_ranking(system, change.top_after)}</div>"
@@ -166,9 +166,10 @@ def _query(change: QueryChange, comparison: Comparison, system: str) -> str:
 
 
 def _ranking(system: str, documents: list[RankedDocument]) -> str:
+    # The mark has a direction of its own, so that the text decides for the line.
+    hit = '<span class="hit" dir="ltr">✓ relevant</span> '
     items = "".join(
-        f"<li>{'<span class=hit>✓ relevant</span> ' if one.relevant else ''}{_short(one.text)}</li>"
-        for one in documents
+        f'<li dir="auto">{hit if one.relevant else ""}{_short(one.text)}</li>' for one in documents
     )
     return f"<div><b>{escape(system)}</b><ol>{items}</ol></div>"
 

@@ -136,10 +136,11 @@ def _check_device(device: Any) -> None:
         raise ConfigurationError(
             f"'device' must be one of PyTorch's, such as 'cpu' or 'cuda' (got {device!r})."
         ) from error
-    if kind == "cuda" and not torch.cuda.is_available():
+    backend = torch.backends.mps if kind == "mps" else getattr(torch, kind, None)
+    if not getattr(backend, "is_available", lambda: True)():
         raise ConfigurationError(
-            f"'device' must be one that is there (got {device!r}, and PyTorch finds no GPU). Leave "
-            "it out, or install a build of PyTorch for your GPU."
+            f"'device' must be one that is there (got {device!r}, which PyTorch does not find). "
+            "Leave it out, or install a build of PyTorch for it."
         )
 
 

@@ -95,11 +95,6 @@ def last_checkpoint(
     return max(usable, key=_step, default=None)
 
 
-def state_of(checkpoint: Path) -> TrainerState:
-    """Read what the Trainer knew at a checkpoint: its steps and its log."""
-    return TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
-
-
 def _checkpoints(folder: Path) -> list[Path]:
     return [one for one in folder.glob("checkpoint-*") if _step(one) >= 0]
 
@@ -111,7 +106,7 @@ def _step(checkpoint: Path) -> int:
 
 def _is_of_a_longer_run(checkpoint: Path, args: TrainingArguments, best: Mapping[str, Any]) -> bool:
     try:
-        state = state_of(checkpoint)
+        state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
         planned = _planned_steps(state, args)
         # A longer run may have gone on from it, and put its own best weights in the others' place.
         replaced = best.get("step", 0) > state.global_step and best.get("max_steps", 0) > planned

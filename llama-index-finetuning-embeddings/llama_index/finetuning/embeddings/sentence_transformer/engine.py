@@ -301,7 +301,7 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
         self._has_moved = False
         self._laid_out = self._data_fingerprints()
         self._known_length = self.model.max_seq_length
-        self._keeps_length = False
+        self._own_length: int | None = None
         self._evaluator = (
             None
             if val_dataset is None
@@ -462,7 +462,10 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
                 args._n_gpu = 1
             self._add_adapter()
             # One that was set on the model after the engine was made is the user's choice.
-            self._keeps_length |= self.model.max_seq_length != self._known_length
+            if self.model.max_seq_length != self._known_length:
+                self._own_length = self.model.max_seq_length
+                if self.train == "query":  # it is the queries'; documents keep the base's
+                    set_max_seq_length(self.model, self._known_length)
             run = Run(
                 self.model,
                 self._task,
@@ -523,8 +526,8 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
 
     def _choose_length(self) -> int | None:
         """Return the tokens of a text to train at, None where nothing is to be set."""
-        if self._keeps_length:
-            return None
+        if self._own_length is not None:
+            return self._own_length
         if self.max_seq_length != "auto":
             return None if self.max_seq_length is None else int(self.max_seq_length)
         if self.train == "query":

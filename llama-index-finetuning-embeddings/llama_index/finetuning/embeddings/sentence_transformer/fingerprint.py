@@ -1,12 +1,17 @@
 """What makes two runs the same, so that a run is resumed only from its own checkpoints."""
 
+import functools
 import hashlib
 import json
 from collections.abc import Mapping
+from types import CodeType, FunctionType
 from typing import Any
 
 from sentence_transformers import SentenceTransformer
 from torch import nn
+
+# What a run that is short of memory may go on with in another way.
+_FOR_MEMORY = ("keep_activations_tokens", "micro_batch_", "mini_batch_")
 
 
 def fingerprint(**parts: Any) -> str:
@@ -34,13 +39,19 @@ def _plain(value: Any) -> Any:
         return [_plain(one) for one in value]
     if hasattr(value, "to_dict"):
         return _plain(value.to_dict())
+    if isinstance(value, functools.partial):
+        return _plain([value.func, value.args, value.keywords])
+    if isinstance(value, CodeType):
+        return [value.co_code.hex(), list(value.co_names), _plain(value.co_consts)]
     name = getattr(value, "__qualname__", type(value).__qualname__)
-    code = getattr(value, "__code__", None)
-    # Functions without a name of their own are told apart by what they do.
-    return name if code is None else [name, code.co_code.hex(), list(code.co_names)]
+    if not isinstance(value, FunctionType):
+        return name
+    # Those without a name of their own are told apart by what they do.
+    held = [cell.cell_contents for cell in value.__closure__ or ()]
+    return [name, *map(_plain, (value.__code__, value.__defaults__, value.__kwdefaults__, held))]
 
 
 def _is_setting(name: str, value: Any) -> bool:
-    if name.startswith("_") or name == "training":
+    if name.startswith(("_", *_FOR_MEMORY)) or name == "training":
         return False
     return callable(value) or isinstance(value, bool | int | float | str | list | tuple)

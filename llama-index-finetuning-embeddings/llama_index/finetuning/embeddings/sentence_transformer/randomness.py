@@ -11,13 +11,17 @@ from transformers import set_seed
 
 @contextlib.contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Seed the global generators for the block, and give them back to the user as they were.
+    """Seed the global generators for the block, and give them back to the user as they were."""
+    with preserved():
+        set_seed(seed)
+        yield
 
-    Those of Python, NumPy and PyTorch, on the CPU and CUDA.
-    """
+
+@contextlib.contextmanager
+def preserved() -> Iterator[None]:
+    """Leave the generators of Python, NumPy and PyTorch, on the CPU and CUDA, as they were."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None  # type: ignore[no-untyped-call]
-    set_seed(seed)
     try:
         yield
     finally:

@@ -20,7 +20,6 @@ from llama_index.finetuning.embeddings.sentence_transformer.attention import fus
 from llama_index.finetuning.embeddings.sentence_transformer.checkpoints import (
     CheckpointSeal,
     last_checkpoint,
-    state_of,
     unseal,
 )
 from llama_index.finetuning.embeddings.sentence_transformer.evaluator import (
@@ -39,8 +38,10 @@ from llama_index.finetuning.embeddings.sentence_transformer.training_args import
 )
 from llama_index.finetuning.embeddings.sentence_transformer.weights import (
     BestModel,
+    Ended,
     SavedWeights,
     clear_best,
+    evaluated_steps,
     known_best,
 )
 from llama_index.finetuning.embeddings.sentence_transformer.whitening import whitened
@@ -296,17 +297,14 @@ class Run:
         only_queries = self._task.frozen_documents is not None
         kept = frozen_first_layers(self._model) if only_queries else contextlib.nullcontext()
         try:
-            with fused_attention(self._model), kept:
-                if checkpoint and best and best.is_out_of_patience(state := state_of(checkpoint)):
-                    # The run had ended here; a further step could be taken for a better one.
-                    trainer.state = state
-                    return trainer, best
+            with fused_attention(self._model), kept, contextlib.suppress(Ended):
                 trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
-            if best is not None and best.last_step != trainer.state.global_step:
+            if best and trainer.state.global_step not in evaluated_steps(trainer.state):
                 trainer.evaluate()
         finally:
             # The optimizer's state is as large as two models, and evaluation comes next.
-            trainer.optimizer = trainer.lr_scheduler = None
+            for holder in (trainer, trainer.callback_handler):
+                holder.optimizer = holder.lr_scheduler = None
             trainer.accelerator.free_memory()
             # Mixed precision wraps the model's forward; what comes back must compute in fp32.
             trainer.accelerator.unwrap_model(self._model, keep_fp32_wrapper=False)

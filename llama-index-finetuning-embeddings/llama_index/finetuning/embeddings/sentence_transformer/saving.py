@@ -183,9 +183,9 @@ def push_to_hub(folder: Path, repo_id: str, **kwargs: Any) -> str:
     require_model(folder)
     api = HfApi(token=kwargs.pop("token", None))
     api.create_repo(repo_id, private=kwargs.pop("private", None), exist_ok=True)
-    ignored = kwargs.get("ignore_patterns", (_REPORT,))
-    if ignored and "allow_patterns" not in kwargs:
-        ignored = {ignored} if isinstance(ignored, str) else {*ignored}
+    ignored = kwargs.get("ignore_patterns")
+    if kwargs.get("allow_patterns") is None and (ignored is None or ignored):
+        ignored = {ignored} if isinstance(ignored, str) else {*(ignored or ())}
         kwargs["ignore_patterns"] = sorted({*ignored, _REPORT})
     return str(api.upload_folder(repo_id=repo_id, folder_path=str(folder), **kwargs))
 

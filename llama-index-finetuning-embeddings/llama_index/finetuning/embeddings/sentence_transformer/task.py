@@ -114,6 +114,9 @@ def build_task(
             model has fewer dimensions than are asked for.
     """
     ranking = plain_ranking(loss)
+    if isinstance(loss, DocumentRankingLoss):  # that of an engine
+        ranking = PlainRanking(loss.scale, loss.symmetric, loss.micro_batch_texts)
+        matryoshka_dims = matryoshka_dims or loss.dims
     if matryoshka_dims is not None:
         matryoshka_dims = _with_whole(matryoshka_dims, model)
     if train == "query":
@@ -165,6 +168,11 @@ def build_task(
             has_hard_negatives=any(map((dataset.hard_negatives or {}).get, dataset.queries)),
         )
     bound = build_loss(loss, model)
+    if any(isinstance(one, DocumentRankingLoss) for one in bound.modules()):
+        raise ConfigurationError(
+            f"'loss' can't hold the engine's own loss inside another (got {_name(bound)}). Use "
+            "'matryoshka_dims', or a loss of sentence-transformers in its place."
+        )
     gathers = any(getattr(one, "gather_across_devices", False) for one in bound.modules())
     if gathers and distributed.world_size() > 1:
         raise ConfigurationError(

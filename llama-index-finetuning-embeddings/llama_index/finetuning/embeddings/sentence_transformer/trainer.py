@@ -16,8 +16,8 @@ from llama_index.finetuning.embeddings.sentence_transformer import distributed
 from llama_index.finetuning.embeddings.sentence_transformer.checkpoints import SEAL
 from llama_index.finetuning.embeddings.sentence_transformer.evaluator import METRIC
 from llama_index.finetuning.embeddings.sentence_transformer.lora import has_adapter
-from llama_index.finetuning.embeddings.sentence_transformer.randomness import seeded
-from llama_index.finetuning.embeddings.sentence_transformer.weights import evaluated_steps
+from llama_index.finetuning.embeddings.sentence_transformer.randomness import preserved
+from llama_index.finetuning.embeddings.sentence_transformer.weights import Ended, evaluated_steps
 
 _UNCHANGED = (
     "Checkpoints and an earlier model are unchanged; try a lower learning_rate, or "
@@ -75,7 +75,7 @@ class Trainer(SentenceTransformerTrainer):  # type: ignore[misc]
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Evaluate, and leave the state of randomness as it was: no checkpoint would know of it."""
-        with seeded(self.args.seed):
+        with preserved():
             scores: dict[str, float] = super().evaluate(*args, **kwargs)
         return scores
 
@@ -138,6 +138,8 @@ class _MissedEvaluation(TrainerCallback):  # type: ignore[misc]
             return
         if float(state.epoch).is_integer() and state.global_step not in evaluated_steps(state):
             self._trainer.evaluate()
+            if control.should_training_stop:
+                raise Ended
 
 
 class Progress(ProgressCallback):  # type: ignore[misc]

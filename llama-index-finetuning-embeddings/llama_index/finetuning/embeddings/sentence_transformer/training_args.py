@@ -103,12 +103,6 @@ def merge_training_args(
             f"'eval_strategy' needs something to evaluate on (got {str(asked['eval_strategy'])!r})."
             " Pass val_dataset to the engine."
         )
-    if defaults["save_strategy"] == "no" and _logs_to_output(asked):
-        raise ConfigurationError(
-            "'report_to' can't be TensorBoard without a place for its files. Pass "
-            "save_checkpoints=True to the engine, which keeps them beside the checkpoints, or set "
-            "the environment variable TENSORBOARD_LOGGING_DIR ('logging_dir' in transformers 4)."
-        )
     if {"warmup_steps", "warmup_ratio"} & asked.keys():
         # Two names for one thing: the user's must not be overruled by our other one.
         defaults = {name: value for name, value in defaults.items() if "warmup" not in name}
@@ -131,6 +125,13 @@ def merge_training_args(
         nothing = not (args.num_train_epochs > 0 or args.max_steps > 0)
     except (TypeError, ValueError) as error:
         raise ConfigurationError(f"The training arguments are refused: {error}") from error
+    told = "logging_dir" in asked or "TENSORBOARD_LOGGING_DIR" in os.environ
+    if "tensorboard" in args.report_to and defaults["save_strategy"] == "no" and not told:
+        raise ConfigurationError(
+            "'report_to' can't be TensorBoard without a place for its files. Pass "
+            "save_checkpoints=True to the engine, which keeps them beside the checkpoints, or set "
+            "the environment variable TENSORBOARD_LOGGING_DIR ('logging_dir' in transformers 4)."
+        )
     for name in _AT_LEAST_ONE:
         check_integer(name, getattr(args, name), minimum=1)
         setattr(args, name, int(getattr(args, name)))
@@ -145,13 +146,6 @@ def merge_training_args(
     if learning_rate is not None and "learning_rate" not in asked:
         args.learning_rate = learning_rate(args)
     return args
-
-
-def _logs_to_output(asked: Mapping[str, Any]) -> bool:
-    reports = asked.get("report_to")
-    reports = [reports] if isinstance(reports, str) else reports or []
-    told = "logging_dir" in asked or "TENSORBOARD_LOGGING_DIR" in os.environ
-    return "tensorboard" in reports and not told
 
 
 def default_learning_rate(args: TrainingArguments, n_rows: int, *, lora: bool) -> float:

@@ -22,6 +22,10 @@ _BEST_WEIGHTS = "model.safetensors"
 _BEST_FACTS = "best.json"
 
 
+class Ended(Exception):
+    """A run that goes on has nothing left to do."""
+
+
 class SavedWeights:
     """A model's weights on disk, to be put back later.
 
@@ -90,7 +94,6 @@ class BestModel(TrainerCallback):  # type: ignore[misc]
         self._fingerprint = fingerprint
         self._patience = patience
         folder.mkdir(parents=True, exist_ok=True)
-        self.last_step = 0
 
     @property
     def step(self) -> int:
@@ -113,7 +116,6 @@ class BestModel(TrainerCallback):  # type: ignore[misc]
             step: The step that they are of.
             max_steps: The steps of the run.
         """
-        self.last_step = step
         facts = {"score": score, "step": step, "max_steps": max_steps, "run": self._fingerprint}
         distributed.from_main(functools.partial(self._keep_if_better, facts))
 
@@ -137,10 +139,17 @@ class BestModel(TrainerCallback):  # type: ignore[misc]
         """Offer the weights that were just evaluated, and stop where patience is at its end."""
         score = metrics[f"eval_{METRIC}"]
         self.offer(score, state.global_step, max_steps=state.max_steps)
-        if self.is_out_of_patience(state):
+        if self._is_out_of_patience(state):
             control.should_training_stop = True
 
-    def is_out_of_patience(self, state: TrainerState) -> bool:
+    def on_train_begin(
+        self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """End a run that goes on where it had been stopped: upstream would take one more step."""
+        if self._is_out_of_patience(state):
+            raise Ended
+
+    def _is_out_of_patience(self, state: TrainerState) -> bool:
         """Tell whether so many evaluations in a row were not better that training ends.
 
         The log comes with a checkpoint, so that a resumed run counts what the first one saw.
@@ -151,9 +160,9 @@ class BestModel(TrainerCallback):  # type: ignore[misc]
         return sum(step > best for step in evaluated_steps(state)) >= self._patience
 
 
-def evaluated_steps(state: TrainerState) -> list[int]:
+def evaluated_steps(state: TrainerState) -> set[int]:
     """Return the steps that were evaluated, in a run and in those that it went on from."""
-    return [entry["step"] for entry in state.log_history if f"eval_{METRIC}" in entry]
+    return {entry["step"] for entry in state.log_history if f"eval_{METRIC}" in entry}
 
 
 def known_best(folder: Path) -> dict[str, Any]:

@@ -1,0 +1,110 @@
+"""Functions and classes by what is written in them."""
+
+import contextlib
+import hashlib
+import re
+import sys
+import types
+from collections.abc import Iterable, Iterator
+from typing import Any, Literal
+
+from llama_index.finetuning.embeddings.encoding.what_counts import PLAIN, counts, is_record
+
+# Packages whose classes and functions count by their names alone, as no user edits them.
+_LIBRARIES = sys.stdlib_module_names | {
+    "llama_index",
+    "llama_index_instrumentation",
+    "pydantic",
+    "sentence_transformers",
+    "torch",
+    "transformers",
+}
+_CONSTANTS = (*PLAIN, bytes, dict, frozenset, list, re.Pattern, set, tuple)
+# Whether a caller gave a value for good, or an object holds it.
+Origin = Literal["own", "given"]
+
+
+def name_of(thing: Any) -> str:
+    """Name a class or a function, with its module."""
+    module = getattr(thing, "__module__", None)
+    # The main module is called so in the processes that multiprocessing starts.
+    return f"{'__main__' if module == '__mp_main__' else module}.{thing.__qualname__}"
+
+
+def is_library(thing: Any) -> bool:
+    """Tell whether a class or a function is of a package that is known not to be a user's own."""
+    return _package(thing) in _LIBRARIES
+
+
+def code_of(code: types.CodeType) -> list[Any]:
+    """Describe a function's code, that of the functions in it included."""
+    constants = [
+        code_of(one)
+        if isinstance(one, types.CodeType)
+        # Sets are in another order in every process.
+        else repr(sorted(map(repr, one)) if isinstance(one, frozenset) else one)
+        for one in code.co_consts
+    ]
+    return [hashlib.sha256(code.co_code).hexdigest(), list(code.co_names), constants]
+
+
+def used_by(function: Any, code: types.CodeType | None) -> Iterator[tuple[str, Any, Origin]]:
+    """Yield what a function uses, with the names and where it is from.
+
+    That is what it holds on to, its default arguments, and what its module has under the names
+    in its code: constants, and functions of the same package.
+    """
+    for name in ("__self__", "__wrapped__"):
+        yield name, getattr(function, name, None), "own"
+    if code is None:
+        return
+    known = getattr(function, "__globals__", {})
+    names = {name for one in _codes(code) for name in one.co_names}
+    for name, value in _constants((name, known[name]) for name in sorted(names & known.keys())):
+        if isinstance(value, _CONSTANTS) or _package(value) == _package(function):
+            yield name, value, "own"
+    cells = getattr(function, "__closure__", None) or ()
+    for name, cell in zip(code.co_freevars, cells, strict=False):
+        with contextlib.suppress(ValueError):  # not filled yet
+            yield name, cell.cell_contents, "own"
+    values = getattr(function, "__defaults__", None) or ()
+    arguments = code.co_varnames[: code.co_argcount]
+    yield from (
+        (name, value, "given")
+        for name, value in (
+            *zip(arguments[::-1], values[::-1], strict=False),
+            *(getattr(function, "__kwdefaults__", None) or {}).items(),
+        )
+    )
+
+
+def written_in(kind: type) -> Iterator[tuple[str, Any]]:
+    """Yield the methods and constants of a class and of those that it inherits from."""
+    for cls in kind.__mro__:
+        if not is_library(cls):
+            yield from _constants((name, vars(cls)[name]) for name in sorted(vars(cls)))
+
+
+def _constants(named: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
+    """Yield what a class or a module says itself: its functions and its constants."""
+    for name, value in named:
+        said = getattr(value, "fget" if isinstance(value, property) else "__func__", value)
+        if isinstance(said, types.FunctionType):
+            is_said = not is_library(said)
+        else:
+            is_constant = isinstance(said, _CONSTANTS) and not name.startswith("__")
+            is_said = is_constant and counts(name, said) and not is_record(name, said)
+        if is_said:
+            yield name, said
+
+
+def _package(thing: Any) -> str:
+    return str(getattr(thing, "__module__", None)).partition(".")[0]
+
+
+def _codes(code: types.CodeType) -> Iterator[types.CodeType]:
+    """Yield a function's code, and that of the functions in it."""
+    yield code
+    for one in code.co_consts:
+        if isinstance(one, types.CodeType):
+            yield from _codes(one)
