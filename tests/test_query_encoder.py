@@ -14,6 +14,8 @@ from llama_index.core.callbacks import CallbackManager, TokenCountingHandler
 from llama_index.core.schema import TextNode
 from llama_index.embeddings.huggingface import HuggingFaceEmbedding
 from sentence_transformers import SentenceTransformer
+from torch import nn
+from transformers import TrainerCallback
 
 from llama_index.finetuning.embeddings import (
     AsymmetricEmbeddingModel,
@@ -269,6 +271,36 @@ def test_the_first_layers_stay_as_they_are(query_engine, model, tmp_path):
     # No text passes the pooler.
     assert same == kept | {name for name in after if ".pooler." in name}
     assert all(one.requires_grad for one in after.values())
+
+
+class Rates(TrainerCallback):
+    """Note how much is dropped out in a run's steps."""
+
+    def on_step_begin(self, args, state, control, model=None, **kwargs):
+        self.seen = rates(model)
+
+
+def rates(model):
+    """Return the rates of all dropout in a model, those of adapters apart from the others."""
+    found = [(name, one.p) for name, one in model.named_modules() if isinstance(one, nn.Dropout)]
+    return [[p for name, p in found if ("lora" in name) is adapters] for adapters in (False, True)]
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+def test_nothing_is_dropped_out_but_what_was_asked_for(query_engine):
+    """Afterwards a model has its rates again; both sides, and LoRA, train with theirs."""
+    peft = pytest.importorskip("peft")
+    config = peft.LoraConfig(target_modules=["query", "value"], lora_dropout=0.25)
+    for settings in ({}, {"train": "both"}, {"peft_config": config}):
+        noted = Rates()
+        run = query_engine(callbacks=[noted], **settings)
+        before = rates(run.model)
+        assert 0.1 in before[0]
+        run.finetune()
+        # Attention, fused on a CPU, has none in any case.
+        assert set(noted.seen[0]) == ({0.0, 0.1} if settings else {0.0})
+        assert set(noted.seen[1]) == ({0.25} if "peft_config" in settings else set())
+        assert rates(run.model)[0] == before[0]
 
 
 @pytest.mark.parametrize("layers", [0, 2])

@@ -121,7 +121,7 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
             vectors that the base gives the documents. An index that exists stays valid, a run
             takes about a fifth of the time, and the model handed back is an
             `AsymmetricEmbeddingModel`. The word embeddings and the first third of a
-            transformer's layers stay as they are.
+            transformer's layers stay as they are, and there is no dropout.
         training_args: ``SentenceTransformerTrainingArguments``, or some of its fields as a dict,
             laid over the engine's own choices. Of an instance those fields count that differ from
             the class's defaults. The learning rate is 2e-5 unless you give one, up to 5e-5 where

@@ -27,7 +27,10 @@ from llama_index.finetuning.embeddings.sentence_transformer.evaluator import (
     RetrievalEvaluator,
 )
 from llama_index.finetuning.embeddings.sentence_transformer.fingerprint import fingerprint
-from llama_index.finetuning.embeddings.sentence_transformer.frozen_layers import frozen_first_layers
+from llama_index.finetuning.embeddings.sentence_transformer.frozen_layers import (
+    frozen_first_layers,
+    without_dropout,
+)
 from llama_index.finetuning.embeddings.sentence_transformer.length import set_max_seq_length
 from llama_index.finetuning.embeddings.sentence_transformer.losses import bind
 from llama_index.finetuning.embeddings.sentence_transformer.task import Task
@@ -294,10 +297,13 @@ class Run:
         trainer.remove_callback(PrinterCallback)
         if trainer.pop_callback(ProgressCallback) is not None:
             trainer.add_callback(Progress)
-        only_queries = self._task.frozen_documents is not None
-        kept = frozen_first_layers(self._model) if only_queries else contextlib.nullcontext()
+        ways = [fused_attention]
+        if self._task.frozen_documents is not None:
+            ways += [frozen_first_layers, without_dropout]
         try:
-            with fused_attention(self._model), kept, contextlib.suppress(Ended):
+            with contextlib.ExitStack() as stack, contextlib.suppress(Ended):
+                for way in ways:
+                    stack.enter_context(way(self._model))
                 trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
             if best and trainer.state.global_step not in evaluated_steps(trainer.state):
                 trainer.evaluate()
