@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import importlib
 import json
 import math
 import operator
@@ -23,12 +24,19 @@ from pathlib import Path
 import numpy as np
 import pydantic
 import pytest
+import torch
 from fakes import HashEmbedding
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from llama_index.core.bridge.pydantic import PrivateAttr
 
-from llama_index.finetuning.embeddings import ConfigurationError, EncodingError, OutputError
+from llama_index.finetuning.embeddings import (
+    AdapterEmbeddingModel,
+    ConfigurationError,
+    EncodingError,
+    LinearLayer,
+    OutputError,
+)
 from llama_index.finetuning.embeddings.encoding import encode, patience, stated_dimension, table
 from llama_index.finetuning.embeddings.encoding.calls import is_remote
 from llama_index.finetuning.embeddings.encoding.identity import identity
@@ -465,7 +473,6 @@ def test_identity_leaves_out_keys_and_speed():
 
 def test_identity_follows_public_fields():
     """Wrappers of different models, or of differing weights, are different models."""
-    import torch
 
     class Wrapper(HashEmbedding):
         inner: object = None
@@ -495,7 +502,6 @@ def test_identity_follows_public_fields():
 
 def test_identity_follows_private_values_and_arrays():
     """Flags, numbers, arrays and wrapped objects count; what changes with every call does not."""
-    import torch
 
     class Own(HashEmbedding):
         field: object = None
@@ -831,8 +837,6 @@ def by_default(factor=1.0, key="", last=0):
 
 def torch_values():
     """Return pairs of values of torch."""
-    import torch
-
     half, single = torch.float16, torch.float32
     yield half, single
     yield Slotted([half, single, half]), Slotted([half, single, single])
@@ -1017,7 +1021,6 @@ def test_identity_follows_the_files_of_a_model(tmp_path):
 
 def modules():
     """Yield pairs of modules of torch that differ by more than their weights."""
-    import torch
 
     class Power(torch.nn.Module):
         def __init__(self, power=1.0, **more):
@@ -1268,7 +1271,6 @@ def test_the_cache_keeps_texts_when_the_query_prompt_changes(tiny_bert_dir, tmp_
 
 def test_identity_sees_the_weights(tiny_bert_dir):
     """A model trained in place, or saved again under the same path, is another model."""
-    import torch
     from llama_index.embeddings.huggingface import HuggingFaceEmbedding
 
     model = HuggingFaceEmbedding(model_name=str(tiny_bert_dir), device="cpu")
@@ -1446,3 +1448,92 @@ def test_stated_dimension(tiny_bert_dir):
     assert model.texts_seen == []
     assert stated_dimension(MockEmbedding(embed_dim=7)) == 7
     assert stated_dimension(HuggingFaceEmbedding(str(tiny_bert_dir), device="cpu")) == 32
+
+
+def write_model(folder, body, imports=""):
+    """Write a module with an embedding of a user's own, and return what it holds."""
+    name = f"own_{uuid.uuid4().hex}"
+    (folder / f"{name}.py").write_text(
+        f"import functools\nimport numpy as np\nfrom fakes import HashEmbedding\n{imports}\n"
+        "class Own(HashEmbedding):\n" + "".join(f"    {line}\n" for line in body.splitlines())
+    )
+    return importlib.import_module(name)
+
+
+def test_identity_leaves_out_what_a_script_has_beside(tmp_path, monkeypatch):
+    """A global is no constant of a method that has an attribute of its name, nor if it grows."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    body = "def vector(self, text):\n    return self._client.create(text).data\n"
+    own = write_model(tmp_path, body)
+    before = identity(own.Own())
+    own.data = ["a", "b"]
+    assert identity(own.Own()) == before
+    body = "def vector(self, text):\n    SEEN.append(len(text))\n    return [1.0]"
+    own = write_model(tmp_path, body, "SEEN = []")
+    before = identity(own.Own())
+    own.SEEN += [1, 2, 3]
+    assert identity(own.Own()) == before
+    own.SEEN += ["a"] * 5000
+    assert identity(own.Own()) == before
+
+
+def test_identity_knows_what_methods_use_from_elsewhere(tmp_path, monkeypatch):
+    """Functions of another module, arrays, and methods that are cached."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "own_helpers.py").write_text("def shift(x):\n    return x + 1\n")
+    helpers = importlib.import_module("own_helpers")
+    body = "def vector(self, text):\n    return [shift(1.0) * len(text)]"
+    own = write_model(tmp_path, body, "from own_helpers import shift")
+    before = identity(own.Own())
+    helpers.shift.__code__ = (lambda x: x + 2).__code__
+    assert identity(own.Own()) != before
+    body = "def vector(self, text):\n    return (W * len(text)).tolist()"
+    own = write_model(tmp_path, body, "W = np.ones(3)")
+    before = identity(own.Own())
+    own.W = np.zeros(3)
+    assert identity(own.Own()) != before
+    cached = "@functools.lru_cache\ndef vector(self, text):\n    return [{}]"
+    one, other = (write_model(tmp_path, cached.format(number)) for number in ("1.0", "2.0"))
+    other.Own.__module__, other.Own.vector.__wrapped__.__module__ = (one.__name__,) * 2
+    assert identity(one.Own()) != identity(other.Own())
+
+
+def test_what_is_known_of_an_adapter_leaves_its_base_the_others(tmp_path):
+    """They come from the base's cache, as without anything known."""
+    base = HashEmbedding()
+    adapter = LinearLayer(32, 32)
+    torch.nn.init.orthogonal_(adapter.linear.weight)
+    adapter.save(tmp_path / "adapter")
+    model = AdapterEmbeddingModel(base, str(tmp_path / "adapter"))
+    texts = [f"amber {i}" for i in range(8)]
+    cache = tmp_path / "cache"
+    whole = encode(model, texts, "query", cache_dir=cache)
+    calls = base.query_calls
+    known = {texts[3]: whole[3]}
+    np.testing.assert_array_equal(
+        encode(model, texts, "query", cache_dir=cache, known=known), whole
+    )
+    known = dict(zip(texts, whole, strict=True))
+    np.testing.assert_array_equal(encode(model, texts, "query", known=known), whole)
+    assert base.query_calls == calls
+
+
+class Lazy(HashEmbedding):
+    """Loads its model when it is first asked."""
+
+    _model: object = PrivateAttr(default=None)
+    _loads: int = PrivateAttr(default=0)
+
+    def _get_text_embeddings(self, texts):
+        if self._model is None:
+            self._model = object()
+            self._loads += 1
+        return super()._get_text_embeddings(texts)
+
+
+def test_a_model_loads_once_whatever_the_batches(tmp_path):
+    """It keeps what it learns in a call, and its own size of batches."""
+    model = Lazy(embed_batch_size=7)
+    for size in (3, 5):
+        encode(model, [f"amber {i}" for i in range(6)], "text", batch_size=size)
+    assert (model._loads, model.embed_batch_size) == (1, 7)

@@ -1002,6 +1002,17 @@ def test_losses_that_differ_by_a_function_are_other_runs(engine):
     assert len(prints) == len(named)
     assert fingerprint(loss=nearer(1)) == fingerprint(loss=nearer(1))
 
+    def counting(n):
+        return 0 if n == 0 else 1 + counting(n - 1)
+
+    def early():
+        return later
+
+    assert fingerprint(loss=counting) == fingerprint(loss=counting)
+    assert fingerprint(loss=early) != fingerprint(loss=counting)
+    later = 1
+    assert later
+
 
 def test_code_of_a_module_is_found_wherever_the_module_stands(engine, tiny_bert_dir, tmp_path):
     """Upstream puts it beside the module, and looks for it at the top of the folder."""

@@ -1,6 +1,8 @@
 """Functions and classes by what is written in them."""
 
 import contextlib
+import dis
+import functools
 import hashlib
 import re
 import sys
@@ -8,7 +10,14 @@ import types
 from collections.abc import Iterable, Iterator
 from typing import Any, Literal
 
-from llama_index.finetuning.embeddings.encoding.what_counts import PLAIN, counts, is_record
+import numpy as np
+
+from llama_index.finetuning.embeddings.encoding.what_counts import (
+    PLAIN,
+    counts,
+    is_model,
+    is_record,
+)
 
 # Packages whose classes and functions count by their names alone, as no user edits them.
 _LIBRARIES = sys.stdlib_module_names | {
@@ -19,7 +28,11 @@ _LIBRARIES = sys.stdlib_module_names | {
     "torch",
     "transformers",
 }
-_CONSTANTS = (*PLAIN, bytes, dict, frozenset, list, re.Pattern, set, tuple)
+_GROWING = (dict, list, set)
+_CONSTANTS = (*PLAIN, *_GROWING, bytes, frozenset, np.ndarray, re.Pattern, tuple)
+_LONGEST = 1000  # entries of a container
+_CACHED = type(functools.lru_cache(str))
+_GLOBAL = ("LOAD_GLOBAL", "LOAD_NAME")
 # Whether a caller gave a value for good, or an object holds it.
 Origin = Literal["own", "given"]
 
@@ -52,16 +65,22 @@ def used_by(function: Any, code: types.CodeType | None) -> Iterator[tuple[str, A
     """Yield what a function uses, with the names and where it is from.
 
     That is what it holds on to, its default arguments, and what its module has under the names
-    in its code: constants, and functions of the same package.
+    in its code: constants, and functions of the same package or of one that is not installed.
     """
     for name in ("__self__", "__wrapped__"):
         yield name, getattr(function, name, None), "own"
     if code is None:
         return
     known = getattr(function, "__globals__", {})
-    names = {name for one in _codes(code) for name in one.co_names}
+    names = {
+        one.argval
+        for part in _codes(code)
+        for one in dis.get_instructions(part)
+        if one.opname in _GLOBAL
+    }
     for name, value in _constants((name, known[name]) for name in sorted(names & known.keys())):
-        if isinstance(value, _CONSTANTS) or _package(value) == _package(function):
+        own = _package(value) == _package(function) or not _is_installed(value)
+        if own or not isinstance(value, types.FunctionType):
             yield name, value, "own"
     cells = getattr(function, "__closure__", None) or ()
     for name, cell in zip(code.co_freevars, cells, strict=False):
@@ -89,13 +108,25 @@ def _constants(named: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
     """Yield what a class or a module says itself: its functions and its constants."""
     for name, value in named:
         said = getattr(value, "fget" if isinstance(value, property) else "__func__", value)
+        if isinstance(said, _CACHED):
+            said = said.__wrapped__
         if isinstance(said, types.FunctionType):
             is_said = not is_library(said)
         else:
-            is_constant = isinstance(said, _CONSTANTS) and not name.startswith("__")
-            is_said = is_constant and counts(name, said) and not is_record(name, said)
+            is_constant = isinstance(said, _CONSTANTS) or is_model(said)
+            # What a script collects meanwhile is no constant, whatever its name.
+            grows = is_record(f"_{name}", said) or (
+                isinstance(said, _GROWING) and len(said) > _LONGEST
+            )
+            is_said = is_constant and not name.startswith("__") and counts(name, said) and not grows
         if is_said:
             yield name, said
+
+
+def _is_installed(thing: Any) -> bool:
+    module = sys.modules.get(str(getattr(thing, "__module__", None)))
+    file = getattr(module, "__file__", None) or ""
+    return "site-packages" in file or "dist-packages" in file
 
 
 def _package(thing: Any) -> str:

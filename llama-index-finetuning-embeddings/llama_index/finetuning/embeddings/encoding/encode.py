@@ -4,7 +4,6 @@ import contextlib
 import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from llama_index.core.base.embeddings.base import BaseEmbedding
@@ -16,12 +15,11 @@ from llama_index.finetuning.embeddings.encoding.calls import (
     adapted,
     has_query_batches,
     is_remote,
-    model_behind,
     source_of,
 )
 from llama_index.finetuning.embeddings.encoding.identity import identity
 from llama_index.finetuning.embeddings.encoding.patience import Side, make_calls, patient_call
-from llama_index.finetuning.embeddings.encoding.table import Table, Vectors
+from llama_index.finetuning.embeddings.encoding.table import Table, Vectors, allocate
 from llama_index.finetuning.embeddings.errors import ConfigurationError
 from llama_index.finetuning.embeddings.validation import check_integer
 
@@ -86,11 +84,28 @@ def encode(
         if value is not None:
             check_integer(name, value, minimum=1, other="None or ")
     own_size = embed_model.embed_batch_size
-    adapters: list[Any] = []
-    if known:  # of the model itself, not of one that it stands behind
-        embed_model = model_behind(embed_model, side)
-    else:
-        embed_model, adapters = source_of(embed_model, side)
+    given = embed_model
+    embed_model, adapters = source_of(embed_model, side)
+    if known and adapters:  # what is known is adapted already
+        others = [i for i, text in enumerate(texts) if text not in known]
+        found = encode(
+            given,
+            [texts[i] for i in others],
+            side,
+            ids=None if ids is None else [ids[i] for i in others],
+            batch_size=batch_size,
+            num_workers=num_workers,
+            cache_dir=cache_dir,
+            show_progress=show_progress,
+        )
+        dim = found.shape[1] if others else len(next(iter(known.values())))
+        whole = allocate(len(texts), dim)
+        for i, text in enumerate(texts):
+            if text in known:
+                whole[i] = known[text]
+        if others:
+            whole[others] = found
+        return whole
     rows: dict[str, list[int]] = {}
     for i, text in enumerate(texts):
         rows.setdefault(text, []).append(i)
@@ -118,7 +133,9 @@ def encode(
             size = 1  # so that all workers are busy, and a failure costs no other query again
         elif size != embed_model.embed_batch_size:
             # A copy that shares all else: other calls of the model go on as they were.
+            private = embed_model.__pydantic_private__
             embed_model = embed_model.model_copy(update={"embed_batch_size": size})
+            object.__setattr__(embed_model, "__pydantic_private__", private)
         remote = is_remote(embed_model)
         if not remote:
             todo.sort(key=len, reverse=True)
