@@ -97,7 +97,7 @@ def test_what_is_no_regular_file_is_not_replaced(tmp_path):
     assert names(tmp_path) == ["link", "pipe"]
 
 
-@pytest.mark.parametrize("code", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+@pytest.mark.parametrize("code", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP])
 def test_a_file_system_without_locks(tmp_path, monkeypatch, caplog, code):
     """A run goes on without a lock, and a warning names the output that nobody guards."""
     fcntl = pytest.importorskip("fcntl")

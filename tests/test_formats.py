@@ -232,6 +232,27 @@ def test_a_split_added_to_a_collection_leaves_its_texts(tmp_path, split):
     assert EmbeddingQAFinetuneDataset.from_beir(folder, split) == more
 
 
+@pytest.mark.parametrize("text", ["one", "another one"])
+def test_the_only_split_is_rewritten_without_the_old_queries(tmp_path, text):
+    """A query that was removed is gone, a changed one is new, and the corpus keeps its titles."""
+    corpus = '{"_id": "a", "title": "A", "text": "alpha"}\n{"_id": "b", "text": "beta"}\n'
+    folder = beir_folder(tmp_path, qrels={"train": "1\ta\t1\n2\tb\t1\n"}, corpus=corpus)
+    dataset = EmbeddingQAFinetuneDataset.from_beir(folder)
+    left = EmbeddingQAFinetuneDataset(
+        queries={"1": text}, corpus=dataset.corpus, relevant_docs={"1": ["a"]}
+    )
+    left.to_beir(folder, "train")
+    (line,) = (folder / "queries.jsonl").read_text().splitlines()
+    assert json.loads(line)["text"] == text
+    assert (folder / "corpus.jsonl").read_text() == corpus
+    more = dataset.model_copy(
+        update={"queries": {"2": "something else"}, "relevant_docs": {"2": ["b"]}}
+    )
+    more.to_beir(folder, "test")
+    assert EmbeddingQAFinetuneDataset.from_beir(folder, "test").queries == more.queries
+    assert EmbeddingQAFinetuneDataset.from_beir(folder, "train") == left
+
+
 def test_a_split_that_is_a_link_is_replaced_and_not_what_it_leads_to(tmp_path):
     """The file that somebody linked to stays as it is."""
     (tmp_path / "beir" / "qrels").mkdir(parents=True)

@@ -1470,6 +1470,24 @@ What is the subject of the text message?
 How can stop words be removed from the text before indexing?""".splitlines()
 
 
+@pytest.mark.parametrize(
+    "question",
+    [
+        "How does the passage define entropy?",
+        "What examples does the text give of X?",
+        "What evidence does the passage provide to support Y?",
+        "What reasons does the author give for Z?",
+        "What can be learned from the text?",
+        "What steps does the document provide for installing W?",
+        "How is the term used in the text to describe V?",
+        "As stated in the document under 'Fees', what is the fee?",
+    ],
+)
+def test_mentions_of_the_context_inside_a_clause(question):
+    """What goes on behind the text that was read is found as well."""
+    assert mentions_context(question, "")
+
+
 @pytest.mark.parametrize("question", WORDS_OF_A_SUBJECT)
 def test_software_and_laws_have_contexts_and_documents_too(question):
     """A question about the context, the document or the text of a program or a law stays."""

@@ -822,6 +822,7 @@ def test_plain_lines_are_one_question_only_if_it_ends(answer, expected):
         "What is <ul> for, and where does </li> go?",
         "How does the SVG element <text>Hello</text> set its font?",
         "What does <query>SELECT 1</query> do in Hibernate?",
+        "What does <q>Who is it?</q> render as in HTML?",
         "What does <div> do?",
         "When is a < b in Python?",
         "What does <b> do?",
@@ -890,3 +891,80 @@ def test_answers_behind_a_dash():
     """They stay with their questions."""
     answer = f"{A}\nAnswer - 3.2 billion.\n{B}\nAntwort 2 - They fell."
     assert parse_questions(answer, 2) == [(A, "3.2 billion."), (B, "They fell.")]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        f"Here are the questions: <question>{A}</question>\n<question>{B}</question>",
+        f"Output: <question>{A}</question>; <question>{B}</question>",
+        f"<q1>{A}</q1>, <q2>{B}</q2>",
+        f"<question>{A}</question> (easy)\n<question>{B}</question> (hard).",
+        f"Question 1: <question>{A}</question>\nQuestion 2: <question>{B}</question>",
+        f"First, <question>{A}</question>\nThen, <query>{B}</query>.",
+        f"**<question>{A}</question>**\n**<question>{B}</question>**",
+        f"<question>{A}</question>;\n<question>{B}</question>.",
+    ],
+)
+def test_tagged_questions_beside_other_words(answer):
+    """What asks in a tag for questions is one wherever it stands, and leaves its tags."""
+    assert [question.text for question in parse_questions(answer, 2)] == [A, B]
+
+
+def test_answers_in_tags_beside_other_words():
+    """They stay with their questions, and keywords may have a remark behind them."""
+    answer = f"Q: <question>{A}</question> Answer: <answer>3.2</answer>"
+    assert parse_questions(answer, 1) == [(A, "3.2")]
+    answer = "<query>heat pump cost</query> (easy)\n<query>best pump</query>."
+    found = parse_questions(answer, 2)
+    assert [question.text for question in found] == ["heat pump cost", "best pump"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        ("What is the role of <b>mitochondria</b> in cells?",
+         "What is the role of mitochondria in cells?"),
+        ("How does <i>E. coli</i> differ from <b>yeast</b>?",
+         "How does E. coli differ from yeast?"),
+        ("1. <i>What is X?</i> (2 points)\n2. <i>Why X?</i>", "What is X?\nWhy X?"),
+        ('["What is <b>DNA</b>?", "Why <i>RNA</i>?"]', "What is DNA?\nWhy RNA?"),
+        ("What does the tag in <b>DNA</b> do?",) * 2,
+        ("Is `<b>DNA</b>` bold?",) * 2,
+        ("What does <b>text</b> do?",) * 2,
+    ],
+)  # fmt: skip
+def test_emphasis_tags_around_a_few_words(answer, expected):
+    """They go, unless the question is about HTML."""
+    assert [question.text for question in parse_questions(answer, 2)] == expected.split("\n")
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (r"Vitamin C:\nWhat is its role?", "What is its role?"),
+        (r"Vitamin C:\nwhat is its role?", "what is its role?"),
+        (r"Vitamin C:\n\nwhat is its role?", "what is its role?"),
+        (r"Vitamin C:\r\nwhat is its role?", "what is its role?"),
+        (r"What is in C:\temp?",) * 2,
+        (r"What is in C:\new.txt?",) * 2,
+        (r"What is in C:\new\table?",) * 2,
+    ],
+)
+def test_line_breaks_and_paths_in_json(answer, expected):
+    """A line break behind a colon begins no path."""
+    found = parse_questions(f'{{"questions": ["{answer}"]}}', 1)
+    assert [question.text for question in found] == [expected]
+
+
+@pytest.mark.parametrize("label", ["A1", "Response", "Solution", "Answer 1", "a 1"])
+def test_answers_behind_a_dash_below_a_question(label):
+    """Words that begin a query elsewhere are a label where the line before asks."""
+    answer = f"Q1 - {A}\n{label} - It is Y.\nQ2 - {B}\n{label.replace('1', '2')} - It is Z."
+    assert parse_questions(answer, 2) == [(A, "It is Y."), (B, "It is Z.")]
+
+
+def test_a_numbered_question_below_a_remark():
+    """The number goes, and so does the remark."""
+    found = parse_questions("Another one you may like\n3. Is insulin a hormone?", 2)
+    assert found == [("Is insulin a hormone?", None)]

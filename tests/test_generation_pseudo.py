@@ -145,3 +145,22 @@ def test_nothing_found_and_bad_arguments():
         pseudo_query_pairs([node], method="magic")
     with pytest.raises(ConfigurationError, match="at least one node"):
         pseudo_query_pairs([])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "---\n# Refunds\n\n- 30 days\n\n---\n# Shipping\nIt is free.",
+        "---\nNote: It is hot.\nWarning: Do not touch.\n---\nSwitch it off first.",
+        "---\nSome words.\ntitle: Oil\n---\nThey rose.",
+        "---\n- title: Oil\n---\nThey rose.",
+        "---\n" + "-Item: x\n" * 5000,
+        "---\n" + " \n\n" * 5000,
+    ],
+)
+def test_what_stands_between_rules_is_no_front_matter(text):
+    """Nothing is lost of a text whose rules hold no YAML, however long it is."""
+    nodes = [TextNode(id_="n", text=text), TextNode(text="Prices rose in May. Then they fell.")]
+    dataset = pseudo_query_pairs(nodes, method="first_sentence")
+    left = " ".join([dataset.corpus["n"], *dataset.queries.values()])
+    assert {*text.split()} <= {*left.split()}

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from llama_index.finetuning.embeddings.duplicates import near_duplicate_clusters, text_key
 from llama_index.finetuning.embeddings.errors import DatasetError
 
-_MOST_ADDED = 5_000_000  # some hundred megabytes of lists
+_MOST_ADDED = 100_000_000  # a gigabyte of lists
 
 
 def consolidated(

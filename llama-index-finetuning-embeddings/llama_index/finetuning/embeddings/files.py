@@ -36,7 +36,7 @@ _RENAME_EXCHANGE = 2
 _FILES_KEY = "files"
 _WEIGHTS = ("adapter_*", "*.safetensors*", "pytorch_model*", "onnx", "openvino")
 MANIFEST = "finetuning.json"
-_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP)
 # Characters of a folder's name that the hidden names beside it repeat.
 _LONGEST = 40
 

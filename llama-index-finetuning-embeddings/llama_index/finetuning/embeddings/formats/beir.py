@@ -106,9 +106,9 @@ def write_beir(
             _write_lines(new / "corpus.jsonl", documents)
         else:
             # The corpus is carried over, with its titles and whatever else a line holds.
-            old = (root / "queries.jsonl").read_bytes()
-            ending = b"" if old.endswith(b"\n") or not old else b"\n"
-            (new / "queries.jsonl").write_bytes(old + ending)
+            old = (root / "queries.jsonl").read_bytes().split(b"\n")
+            kept = (one for one in old if one.strip() and str(json.loads(one)["_id"]) in known)
+            (new / "queries.jsonl").write_bytes(b"".join(one + b"\n" for one in kept))
         _write_lines(new / "queries.jsonl", lines)
         with (new / "qrels" / f"{split}.tsv").open("w", encoding="utf-8", newline="") as stream:
             # The writer leaves a lone carriage return bare, where the reader ends a row.
@@ -126,7 +126,9 @@ def write_beir(
 def _known_queries(
     root: Path, split: str, queries: Mapping[str, str], corpus: Mapping[str, str]
 ) -> Mapping[str, str] | None:
-    """Return the queries of a folder that these can be added to, as it has the same corpus.
+    """Return the queries that stay in a folder which these can be added to: it has the same corpus.
+
+    Where it has no other splits, a query stays only if it is one of these.
 
     Raises:
         DatasetError: They can't, and the folder has other splits.
@@ -143,6 +145,8 @@ def _known_queries(
         return None
     # A dataset leaves out documents without a text.
     same = {docid: text for docid, text in documents.items() if text.strip()} == corpus
+    if same and not shared:
+        return {qid: text for qid, text in known.items() if queries.get(qid) == text}
     if same and all(known.get(qid, text) == text for qid, text in queries.items()):
         return known
     if shared:

@@ -44,10 +44,16 @@ _REFERENCES = re.compile(
             rf"^\W*(?:given|within|from|using) {_THAT} {_THING}\s*,",
             r"\b(?:mentioned|described|discussed|stated|listed|presented|outlined|provided|given|"
             rf"implied|inferred|concluded) (?:in|by|from) {_THAT} {_THING}"
-            rf"(?:{_END}| (?:as|for|to|and|or|that)\b)",
+            rf"(?:{_END}| (?:as|for|to|and|or|that|under)\b)",
+            r"\b(?:learn(?:ed|t)?|gathered|gleaned|deduced|drawn|understood|evidence|examples?)"
+            rf" from {_THAT} {_THING}{_END}",
+            rf"\bused in {_THAT} {_TOLD} (?:as|for|to)\b",
             rf"\b(?:do|does|did) {_THAT} (?:{_THING}|author) {_SPEAK}\b",
             rf"\b(?:is|was) {_THAT} (?:author|passage|excerpt) \w+ing\b",
+            rf"\b(?:do|does|did) {_THAT} (?:text|passage|excerpt|snippet|author) {_HOLD}\b",
             rf"\b(?:do|does|did) {_THAT} {_THING} {_HOLD}{_END}",
+            # A section of a law provides for something.
+            rf"\b(?:do|does|did) {_THAT} document (?:provide|give|list) (?:for|to)\b",
             rf"\b(?:the|this) (?:text|passage|excerpt|snippet|paragraph|context) {_SPEAK}e?[sd]\b",
             rf"\bwhat (?:do|does|did) {_THAT} (?:table|chart|graph|figure|diagram)"
             rf" (?:{_SPEAK}|{_HOLD})",

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 
 from llama_index.finetuning.embeddings.generation.questions import (
+    ANSWER_DASH,
     ANSWER_LABEL,
     ASKING_WORD,
     ASKS,
@@ -182,7 +183,7 @@ def _restore_ordinal(lines: list[_Line]) -> None:
         return
     (line,) = numbered
     if any(other.asks for other in plain) or (
-        plain and _NUMBER.findall(line.mark) not in ([], ["1"])
+        plain and not line.asks and _NUMBER.findall(line.mark) not in ([], ["1"])
     ):
         line.kind = Kind.PLAIN
         if not _ASKS_IN_WORDS.match(line.text):
@@ -225,7 +226,8 @@ def _classified(response: str) -> list[_Line]:
         if _RULE.fullmatch(raw) or _FENCE.match(raw):
             joined = False
             continue
-        line = _marked(raw, markers, has_question=bool(lines) or ahead)
+        below = bool(lines) and lines[-1].asks and not lines[-1].answers
+        line = _marked(raw, markers, has_question=bool(lines) or ahead, below=below)
         if ahead and line.kind is Kind.ANSWER:
             waiting = [line]
             joined = False
@@ -327,8 +329,17 @@ def _markers_in(response: str) -> dict[Kind, re.Pattern[str]]:
     return {kind: marker for kind, marker in _MARKERS.items() if kind not in absent}
 
 
-def _marked(raw: str, markers: dict[Kind, re.Pattern[str]], *, has_question: bool) -> _Line:
-    """Take a line's marks off and say what they were."""
+def _marked(
+    raw: str, markers: dict[Kind, re.Pattern[str]], *, has_question: bool, below: bool = False
+) -> _Line:
+    """Take a line's marks off and say what they were.
+
+    Args:
+        raw: The line.
+        markers: The markers to look for.
+        has_question: Whether there is a question that it can answer.
+        below: Whether that one is the line before.
+    """
     expanded = raw.expandtabs(4)
     indent = len(expanded) - len(expanded.lstrip())
     text = raw.strip().lstrip("> ").strip()
@@ -339,6 +350,8 @@ def _marked(raw: str, markers: dict[Kind, re.Pattern[str]], *, has_question: boo
     for _ in range(3):  # marks can be nested: "- 1. Question: ..."
         bare = without_emphasis(text).lstrip("*_ ") if _EMPHASIS.match(text) else text
         if has_question and (answer := ANSWER_LABEL.match(bare)):
+            return _answer(answer, indent)
+        if below and not ASKS.search(bare) and (answer := ANSWER_DASH.match(bare)):
             return _answer(answer, indent)
         if note := NOTE_LABEL.match(bare):
             line = _answer(note, indent)

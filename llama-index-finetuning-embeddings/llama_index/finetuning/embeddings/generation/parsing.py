@@ -40,10 +40,18 @@ _EMPHASIS_TAG = re.compile(f"<(/?){_EMPHASIS}", re.I)
 _TAGS_ALONE = re.compile(rf"^[^\S\n]*(?:</?{_EMPHASIS}[^\S\n]*)+$", re.I | re.M)
 # Behind a number or bullet.
 _TAGGED = rf"^([^\w<\n]*(?:\w{{1,3}}[.):][^\w<\n]*)?)<{_EMPHASIS}"
-_TAGGED_LINE = re.compile(rf"{_TAGGED}(.*)</\2>(?=[^\w<\n]*$)", re.I | re.M)
+_TAGGED_LINE = re.compile(
+    rf"{_TAGGED}(.*)</\2>(?=[^\w<\n(]*(?:\([^()<\n]*\)[^\w<\n]*)?$)", re.I | re.M
+)
 _TAGGED_LABEL = re.compile(
     rf"{_TAGGED}([^<>\n]{{1,60}}(?:[:.)\uff1a]|(?=</\2>\s*[:\uff1a])))</\2>", re.I | re.M
 )
+# A few words, which a question about HTML would show its tags on.
+_TAGGED_WORDS = re.compile(
+    rf"<{_EMPHASIS}(?!(?:text|words?|content|hello|foo|bar)<)([^\s<>]+(?: [^\s<>]+){{0,2}})</\1>",
+    re.I,
+)
+_OF_HTML = re.compile(r"`|\b(?:html5?|tags?|elements?|markup|css|browsers?|render\w*)\b", re.I)
 _PARAGRAPH = re.compile(r"</p>\s*(?=<p>)", re.I)
 _SIGNS = {"Sm", "Sc"}  # of mathematics and money
 _VOWEL_SIGNS = {"Mn", "Mc"}
@@ -123,9 +131,18 @@ def _plain(response: str) -> str:
 
 
 def _without_emphasis_tags(text: str) -> str:
-    """Drop tags around whole lines and labels; a question may speak of others."""
+    """Drop tags around whole lines, labels and a few words; a question may speak of others."""
     text = _TAGGED_LINE.sub(_without_pairs, _TAGS_ALONE.sub("", text))
-    return _TAGGED_LABEL.sub(r"\1**\3**", text)
+    text = _TAGGED_LABEL.sub(r"\1**\3**", text)
+    return "\n".join(map(_without_tagged_words, text.split("\n")))
+
+
+def _without_tagged_words(line: str) -> str:
+    pairs = {(tag.lower(), words) for tag, words in _TAGGED_WORDS.findall(line)}
+    # The same words in other tags are compared.
+    if len({words for _, words in pairs}) < len(pairs) or _OF_HTML.search(line):
+        return line
+    return _TAGGED_WORDS.sub(r"\2", line)
 
 
 def _without_pairs(line: re.Match[str]) -> str:

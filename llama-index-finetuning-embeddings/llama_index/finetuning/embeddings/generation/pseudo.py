@@ -27,9 +27,17 @@ _UNDERLINED = re.compile(
     r"(?(1)\1{3,}|(?:={3,}|-{3,}))\s*\n(?P<body>.*)\Z",
     re.DOTALL,
 )
+# What a line begins with tells its kind, so that each is gone through once.
 _FRONT_MATTER = re.compile(
-    r"\A\s*---[ ]*\n(?P<fields>(?:(?:[\w-]+:|[ \t#-])[^\n]*\n|\n)+?)---[ ]*\n(?P<body>.*)\Z",
+    r"\A\s*---[ ]*\n(?P<fields>\n*(?=\w)(?:(?:\w[\w-]*:(?=\s)|[ \t]|-(?!--[ ]*\n))[^\n]*\n|\n)+)"
+    r"---[ ]*\n(?P<body>.*)\Z",
     re.DOTALL,
+)
+# Without one of these it may be a part of the text between two rules.
+_KNOWN_FIELD = re.compile(
+    r"^(?:[Tt]itle|subtitle|authors?|date|layout|tags|categor(?:y|ies)|description|summary|slug|"
+    r"permalink|draft|keywords|lang|aliases|weight|sidebar_\w+|published|updated|lastmod):",
+    re.M,
 )
 _TITLE_FIELD = re.compile(r"^title:[ ]*([\"']?)(?P<title>\S.*?)\1[ ]*$", re.I | re.M)
 _TITLE_LINE = re.compile(
@@ -104,7 +112,7 @@ def pseudo_query_pairs(
 def _without_front_matter(text: str) -> tuple[str, str]:
     """Return the title in the YAML before a text, and the text without that YAML and title."""
     match = _FRONT_MATTER.match(text)
-    if match is None:
+    if match is None or not _KNOWN_FIELD.search(match["fields"]):
         return "", text
     field = _TITLE_FIELD.search(match["fields"])
     title, body = " ".join(field["title"].split()) if field else "", match["body"].strip()

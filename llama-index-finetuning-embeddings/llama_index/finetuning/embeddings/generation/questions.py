@@ -73,6 +73,10 @@ ANSWER_LABEL = re.compile(
     rf"|(?!solution|response)(?:{_ANSWER_WORDS})\s*\d*\s[-\u2013\u2014]\s)\s*",
     re.IGNORECASE,
 )
+# Below a question: "A1 - ", "Solution - ".
+ANSWER_DASH = re.compile(
+    rf"(?:(?:{_ANSWER_WORDS})\s*\d*|a\s?\d+)\s[-\u2013\u2014]\s+", re.IGNORECASE
+)
 NOTE_LABEL = re.compile(
     rf"[(\[]?(?:(?:{_NOTE_WORDS})\s*(?:\([^)]*\)\s*)?[:\uff1a]"
     # Without a mark behind it "source of the nile" is a query.

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from llama_index.finetuning.embeddings.generation.questions import (
     ASKING_WORD,
     ASKS,
+    MARKS,
     Question,
     is_answer_word,
     is_question_word,
@@ -52,7 +53,11 @@ _BACKSLASH = re.compile(
     ))?""",
     re.VERBOSE,
 )
-_PATH = re.compile(r"(?<!\w)[C-Ec-e]:(?:\\(?![\\\"/])[\w.-]+)+")
+# Of several parts, or one that can't be a line break and the word behind it: "Vitamin C:\nWhat".
+_PART = r"\\(?![\\\"/]|[nr]\\n|[nrt][A-Z\d])"
+_PATH = re.compile(
+    rf"(?<!\w)[C-Ec-e]:(?:(?:{_PART}[\w.-]+){{2,}}|{_PART}(?:[\w-]+\.\w|(?![nr]))[\w.-]+)"
+)
 _DIGITS = "0123456789"
 _LONGEST_LINE = 1000  # characters of one that announces JSON
 _TAG = re.compile(
@@ -62,6 +67,13 @@ _TAG = re.compile(
 # "1. <question>"
 _TAGGED_LINE = re.compile(r"[^\w<]*(?:\d{1,3}[^\w<]*)?<")
 _LAST = re.compile(r"\s*(?:<|$)")
+_LAST_OF_QUESTION = re.compile(r"[^\w<(]*(?:\([^()]*\)[^\w<()]*)?(?:<|$)")
+# With the remark behind it. Not past the next such tag: each is looked at once.
+_TAGGED_QUESTION = re.compile(
+    r"(<((?:question|query|q)[_-]?\d*)(?: [^<>]*)?>((?:(?!</?(?:question|query|q)[\d_-]*[ >]).)*)"
+    r"</\2>)([^<\n]*)",
+    re.IGNORECASE,
+)
 _RULE_CELL = re.compile(r":?-{2,}:?")
 
 
@@ -214,8 +226,10 @@ def _under_any_key(strings: list[_String]) -> list[Question]:
 def _from_tags(response: str) -> list[Question]:
     """Return what stands in tags, of those that are the answer's own and not a question's matter.
 
-    Their line begins with a tag, and at the end of it or before a tag they are closed.
+    Their line begins with a tag, and at the end of it or before a tag they are closed; a question
+    in a tag of its own may stand behind other words.
     """
+    response = "".join(_broken(line) for line in response.splitlines(keepends=True))
     found: list[Question] = []
     position = 0
     opened: dict[str, int] = {}
@@ -226,7 +240,9 @@ def _from_tags(response: str) -> list[Question]:
             if not tag["end"]:
                 if tagged:
                     opened[name] = position + tag.end()
-            elif name in opened and _LAST.match(line, tag.end()):
+            elif name in opened and (_LAST_OF_QUESTION if name[0] == "q" else _LAST).match(
+                line, tag.end()
+            ):
                 content = response[opened[name] : position + tag.start()]
                 opened.clear()  # what is still open is a container, or spoken of
                 if not name.startswith("answer"):
@@ -235,6 +251,15 @@ def _from_tags(response: str) -> list[Question]:
                     found[-1] = Question(found[-1].text, content.strip())
         position += len(line)
     return found
+
+
+def _broken(line: str) -> str:
+    """Return a line with breaks around what asks in tags, unless what is around that asks too."""
+    pairs = [pair for pair in _TAGGED_QUESTION.finditer(line) if ASKS.search(pair[3])]
+    around = _TAGGED_QUESTION.sub(r"\4", line) if pairs else line
+    if not pairs or any(mark in around for mark in MARKS):
+        return line
+    return _TAGGED_QUESTION.sub(r"\n\1\n", line)
 
 
 def _from_table(response: str) -> list[Question]:
