@@ -3,7 +3,6 @@
 from llama_index.finetuning.embeddings.encoding.calls import (
     adapted,
     embed_queries,
-    model_behind,
     source_of,
     stated_dimension,
 )
@@ -15,7 +14,6 @@ __all__ = [
     "adapted",
     "embed_queries",
     "encode",
-    "model_behind",
     "source_of",
     "stated_dimension",
 ]

@@ -114,13 +114,20 @@ def _constants(named: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
             is_said = not is_library(said)
         else:
             is_constant = isinstance(said, _CONSTANTS) or is_model(said)
-            # What a script collects meanwhile is no constant, whatever its name.
-            grows = is_record(f"_{name}", said) or (
-                isinstance(said, _GROWING) and len(said) > _LONGEST
+            is_said = (
+                is_constant
+                and not name.startswith("__")
+                and counts(name, said)
+                and not _grows(name, said)
             )
-            is_said = is_constant and not name.startswith("__") and counts(name, said) and not grows
         if is_said:
             yield name, said
+
+
+def _grows(name: str, value: Any) -> bool:
+    """Tell whether a script may collect in a value meanwhile, whatever its name."""
+    is_long = isinstance(value, _GROWING) and len(value) > _LONGEST
+    return is_long or is_record(f"_{name}", value)
 
 
 def _is_installed(thing: Any) -> bool:
