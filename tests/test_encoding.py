@@ -161,7 +161,7 @@ def test_long_texts_go_in_small_batches_on_a_cpu():
         _device: str = PrivateAttr(default="cpu")
         _parallel_process: bool = PrivateAttr(default=False)
 
-    texts = [f"{i} " + "amber " * 1000 for i in range(5)] + [f"short {i}" for i in range(10)]
+    texts = [f"{i} " + "amber " * 500 for i in range(5)] + [f"short {i}" for i in range(10)]
     own, told, elsewhere = OnCpu(), OnCpu(), HashEmbedding()
     for model, arguments in ((own, {}), (told, {"batch_size": 10}), (elsewhere, {})):
         vectors = encode(model, texts, "text", **arguments)
@@ -173,9 +173,9 @@ def test_long_texts_go_in_small_batches_on_a_cpu():
     several._parallel_process = True
     encode(several, texts, "text")
     assert several.text_batches == [10, 5]
-    # A model that reads 512 tokens at most leaves off the rest of what is longer.
-    truncating = OnCpu(max_length=512)
-    encode(truncating, [f"{i} " + "amber " * 10_000 for i in range(10)], "text")
+    # A model that reads 256 tokens at most leaves off the rest of what is longer.
+    truncating = OnCpu(max_length=256)
+    encode(truncating, [f"{i} " + "amber " * 5000 for i in range(10)], "text")
     assert truncating.text_batches == [8, 2]
 
 

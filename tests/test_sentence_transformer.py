@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import itertools
 import json
 import logging
 import os
@@ -834,6 +835,31 @@ def test_micro_batches_hold_like_lengths_within_their_budget(tiny_bert_dir, budg
     assert all(mask.any(dim=0).all() for mask in masks)
     lengths = [int(n) for mask in masks for n in mask.sum(dim=1)]
     assert lengths == 2 * [6, 5, 4, 3, 3]
+
+
+@pytest.mark.parametrize(("budget", "most", "overhead"), [(40, None, 5), (40, 3, 0), (9, None, 50)])
+def test_micro_batches_cost_the_least_that_any_could(budget, most, overhead):
+    """Among all ways to cut the texts into runs, none costs less."""
+    packed = sys.modules[DocumentRankingLoss.__module__]._packed
+    lengths = np.array([17, 12, 11, 8, 8, 7, 5, 4, 3, 3])
+
+    def cost(sizes):
+        starts = np.cumsum([0, *sizes[:-1]])
+        for start, size in zip(starts, sizes, strict=True):
+            tokens = size * lengths[start]
+            if size > 1 and (tokens > budget or (most is not None and size > most)):
+                return np.inf
+        return sum(s * lengths[at] + overhead for at, s in zip(starts, sizes, strict=True))
+
+    n = len(lengths)
+    ways = [
+        np.diff([0, *cuts, n]).tolist()
+        for number in range(n)
+        for cuts in itertools.combinations(range(1, n), number)
+    ]
+    chosen = packed(lengths, budget=budget, most=most, overhead=overhead)
+    assert sum(chosen) == n
+    assert cost(chosen) == min(cost(way) for way in ways)
 
 
 @pytest.mark.parametrize(("kept", "recomputed"), [(0, 4), (6, 3), (14, 1), (1000, 0)])

@@ -1,10 +1,12 @@
 """The ranking loss of by-document steps, computed in small micro-batches."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
 from torch.nn import functional
@@ -27,6 +29,10 @@ _VECTORS = "sentence_embedding"
 # stay in cache on a CPU; large enough to fill a GPU.
 _MICRO_BATCH_TOKENS = {"cpu": 1024}
 _MICRO_BATCH_TOKENS_ELSEWHERE = 16_384
+# What a micro-batch costs beside its tokens, in tokens: measured on the CPU; elsewhere as much as a
+# whole one, as its layers are launched one by one.
+_MICRO_BATCH_OVERHEAD = {"cpu": 150}
+_MICRO_BATCH_OVERHEAD_ELSEWHERE = 16_384
 # Tokens of a step that keep their activations; the others' are computed again for the gradient.
 _KEEP_ACTIVATIONS_TOKENS = {"cpu": 8_192}
 _KEEP_ACTIVATIONS_TOKENS_ELSEWHERE = 65_536
@@ -164,8 +170,13 @@ class DocumentRankingLoss(nn.Module):
                 return first.pop()(features)
             return embed(features) if keep >= 0 else _recomputed(embed, features)
 
-        most = self.micro_batch_texts
-        return partial(_in_micro_batches, budget=budget, most=most, embed=embed_part)
+        packed = partial(
+            _packed,
+            budget=budget,
+            most=self.micro_batch_texts,
+            overhead=_MICRO_BATCH_OVERHEAD.get(device, _MICRO_BATCH_OVERHEAD_ELSEWHERE),
+        )
+        return partial(_in_micro_batches, packed=packed, embed=embed_part)
 
 
 def _embedded(model: Any, features: Features) -> Tensor:
@@ -184,21 +195,36 @@ def _is_padded(features: Features) -> bool:
     return isinstance(mask, Tensor) and mask.ndim == 2
 
 
-def _in_micro_batches(features: Features, budget: int, most: int | None, embed: Any) -> Tensor:
+def _in_micro_batches(features: Features, packed: Any, embed: Any) -> Tensor:
     lengths = features["attention_mask"].sum(dim=1)
     order = torch.argsort(lengths, descending=True, stable=True)
-    parts = [embed(_rows(features, rows)) for rows in _packed(order, lengths, budget, most)]
+    sizes = packed(lengths[order].clamp(min=1).cpu().numpy())
+    parts = [embed(_rows(features, rows)) for rows in torch.split(order, sizes)]
     return torch.cat(parts)[torch.argsort(order)]
 
 
-def _packed(order: Tensor, lengths: Tensor, budget: int, most: int | None) -> Iterator[Tensor]:
-    """Split rows that are sorted by falling length into runs of at most ``budget`` tokens."""
-    start = 0
-    while start < len(order):
-        longest = max(int(lengths[order[start]]), 1)
-        stop = start + max(min(budget // longest, most or len(order)), 1)
-        yield order[start:stop]
-        start = stop
+def _packed(
+    lengths: NDArray[np.int64], *, budget: int, most: int | None, overhead: int
+) -> list[int]:
+    """Return the sizes of micro-batches that cost the least, for texts of falling length.
+
+    A micro-batch costs its padded tokens, which are at most ``budget`` if it holds more than one
+    text, and as much as ``overhead`` tokens besides. From the last text to the first, the best
+    first micro-batch is the one whose cost and that of the texts behind it are least.
+    """
+    n = len(lengths)
+    cost = np.zeros(n + 1)
+    size = np.ones(n, dtype=np.int64)
+    for start in reversed(range(n)):
+        largest = max(min(budget // lengths[start], most or n, n - start), 1)
+        sizes = np.arange(1, largest + 1)
+        costs = sizes * lengths[start] + overhead + cost[start + sizes]
+        size[start] = sizes[costs.argmin()]
+        cost[start] = costs.min()
+    chosen: list[int] = []
+    while (start := sum(chosen)) < n:
+        chosen.append(int(size[start]))
+    return chosen
 
 
 def _rows(features: Features, rows: Tensor) -> Features:

@@ -24,6 +24,9 @@ from llama_index.finetuning.embeddings.whitening import whitening_matrix
 # by experiment, see benchmarks/RESULTS.md.
 _OTHERS = 1000
 _TOKENS_OF_OTHERS = 32
+# Measured with MiniLM: 16 texts stay in a CPU's caches and take up to a tenth less time than 32.
+_BATCH_TEXTS = {"cpu": 16}
+_BATCH_TEXTS_ELSEWHERE = 32
 # More documents than this are sampled in each step, so that a step's cost stays bounded.
 _MAX_DOCUMENTS = 8192
 
@@ -116,6 +119,7 @@ class FrozenDocuments:
         made = model.encode(
             unknown,
             prompt=self._text_prompt or None,
+            batch_size=_BATCH_TEXTS.get(model.device.type, _BATCH_TEXTS_ELSEWHERE),
             convert_to_tensor=True,
             show_progress_bar=False,
         )
