@@ -467,6 +467,14 @@ def test_generate_leaves_out_what_is_no_text(run, documents, caplog):
     assert left_out in caplog.text
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="Other systems have no such names.")
+def test_generate_names_files_that_are_no_utf_8(run, documents):
+    """Their ids are readable, and the same in the next run."""
+    shutil.copy(documents / "a.md", os.fsencode(documents) + b"/caf\xe9.md")
+    assert run("generate", documents, "--pseudo", "-o", "all.json").code == 0
+    assert "caf\\udce9.md#1" in EmbeddingQAFinetuneDataset.from_json("all.json").corpus
+
+
 def test_generate_reads_utf_16_and_leaves_out_other_encodings(run, documents, caplog):
     """No letter of a text is dropped in silence: a file is read whole, or left out and named."""
     (documents / "windows.txt").write_text("# Gr\u00f6\u00dfe\n\n\u00dcber B\u00fccher.", "cp1252")

@@ -402,6 +402,35 @@ def test_consolidate_makes_twins_of_positives_relevant():
     assert apart.relevant_docs["q1"] == ["d1", "d3"]
 
 
+def test_consolidate_leaves_other_queries_hard_negatives():
+    """Those of a query that was taken out are kept and ignored."""
+    dataset = EmbeddingQAFinetuneDataset(
+        queries={"q1": "what a"},
+        corpus={"a": "alpha text", "b": "beta text", "c": "gamma"},
+        relevant_docs={"q1": ["a"]},
+        hard_negatives={"q1": ["b"], "q2": ["c"]},
+    )
+    assert dataset.consolidate() == dataset
+
+
+def test_consolidate_tells_words_of_other_scripts_apart():
+    """A tone mark or a vowel sign makes another word; a decomposed accent does not."""
+    dataset = EmbeddingQAFinetuneDataset(
+        queries={"q": "\u0e23\u0e32\u0e04\u0e32", "r": "cafe"},
+        corpus={
+            "rice": "\u0e02\u0e49\u0e32\u0e27\u0e41\u0e1e\u0e07",
+            "news": "\u0e02\u0e48\u0e32\u0e27\u0e41\u0e1e\u0e07",
+            "one": "caf\u00e9 noir",
+            "two": "cafe\u0301 noir",
+        },
+        relevant_docs={"q": ["rice"], "r": ["one"]},
+        hard_negatives={"q": ["news"]},
+    )
+    merged = dataset.consolidate()
+    assert merged.relevant_docs == {"q": ["rice"], "r": ["one", "two"]}
+    assert merged.hard_negatives == {"q": ["news"]}
+
+
 def test_consolidate_of_distinct_texts_changes_nothing():
     """Without twins it is the identity."""
     dataset = tiny_dataset()

@@ -104,6 +104,16 @@ def test_description_with_a_model(tiny_bert_dir):
     assert dataset.describe(model, max_seq_length=302).documents_cut == 0.0
 
 
+def test_token_lengths_by_tiktoken():
+    """The tokenizer of many services; special tokens in a text are text."""
+    tiktoken = pytest.importorskip("tiktoken")
+    ranks = {bytes([i]): i for i in range(256)}
+    tokenizer = tiktoken.Encoding(
+        "bytes", pat_str=r"\w+|\W+", mergeable_ranks=ranks, special_tokens={"<end>": 256}
+    )
+    assert token_lengths(["amber", "<end>", ""], tokenizer).tolist() == [5, 5, 0]
+
+
 def test_token_lengths_of_a_static_model(tiny_model_dir):
     """A static model reads no special tokens, has no maximum, and its tokenizer stays as it is."""
     from sentence_transformers import SentenceTransformer

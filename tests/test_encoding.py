@@ -1177,6 +1177,39 @@ def test_a_client_does_not_cost_the_cache(tmp_path):
     assert len(list(tmp_path.glob("*.sqlite"))) == 1
 
 
+def test_identity_sees_what_methods_are_wrapped_in():
+    """Code counts behind any way of the standard library to hold it."""
+
+    def own(how, value):
+        class Own(HashEmbedding):
+            prompt = how(lambda self: value)
+
+        return Own()
+
+    for how in (property, functools.cached_property, functools.singledispatchmethod, staticmethod):
+        assert identity(own(how, "query: ")) != identity(own(how, "search: ")), how
+        assert identity(own(how, "query: ")) == identity(own(how, "query: ")), how
+
+
+def test_larger_batches_leave_the_model_what_its_calls_made():
+    """A model that loads itself at its first call does so once, and counts every text."""
+
+    class Lazy(HashEmbedding):
+        loaded: int = 0
+        n_texts: int = 0
+
+        def _get_text_embeddings(self, texts):
+            self.loaded = self.loaded or 1 + self.n_texts
+            self.n_texts += len(texts)
+            return super()._get_text_embeddings(texts)
+
+    for batch_size in (2, 40):
+        model = Lazy()
+        for i in range(3):
+            encode(model, [f"a {i}", f"b {i}"], "text", batch_size=batch_size)
+        assert (model.loaded, model.n_texts, model.embed_batch_size) == (1, 6, 10)
+
+
 def test_identity_of_objects_that_raise():
     """What can't be looked into counts by its class, and what stands beside it counts in full."""
 

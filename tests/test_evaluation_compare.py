@@ -349,6 +349,20 @@ def test_bm25_prefers_rare_shared_words_and_retrieves_nothing_unrelated():
     assert scores[3, 0] == scores[3, 1] > 0 == scores[3, 2]
 
 
+def test_bm25_keeps_words_of_other_scripts_whole():
+    """Vowel signs tell words apart, and an accent is the same in one character or in two."""
+    dataset = EmbeddingQAFinetuneDataset(
+        queries={"a": "\u092e\u0942\u0932", "b": "caf\u00e9"},
+        corpus={
+            "x": "\u092e\u0947\u0932 \u0915\u093e \u0905\u0930\u094d\u0925",
+            "y": "\u092e\u0942\u0932 \u0915\u093e \u0905\u0930\u094d\u0925",
+            "z": "cafe\u0301 noir",
+        },
+        relevant_docs={"a": ["y"], "b": ["z"]},
+    )
+    assert bm25_rankings(dataset, 2)[0].tolist() == [[1, -1], [2, -1]]
+
+
 def test_bm25_cut_within_a_tie_keeps_the_corpus_order():
     """Of three documents that match alike, the first two are kept."""
     dataset = EmbeddingQAFinetuneDataset(

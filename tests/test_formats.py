@@ -482,6 +482,22 @@ def test_hf_nulls_are_no_words():
     assert dataset.corpus == {"d": "T "}
 
 
+@pytest.mark.parametrize("missing", [None, float("nan"), "NA"])
+def test_missing_values_of_data_frames_are_no_words(missing):
+    """What pandas has for None adds nothing to a text."""
+    import pandas
+
+    missing = pandas.NA if missing == "NA" else missing
+    frames = {name: pandas.DataFrame(rows) for name, rows in hf_tables(title=missing).items()}
+    assert EmbeddingQAFinetuneDataset.from_hf_dataset(frames).corpus == {"d": "a"}
+    rows = pandas.DataFrame(
+        {"query": ["q", "r"], "positive": ["a", "b"], "negative": ["c", missing]}
+    )
+    dataset = EmbeddingQAFinetuneDataset.from_hf_dataset(rows)
+    assert [len(found) for found in dataset.hard_negatives.values()].count(1) == 1
+    assert "nan" not in dataset.corpus.values()
+
+
 @pytest.mark.parametrize(
     "tables", [hf_tables(query=None), hf_tables(title=None, text=None)], ids=["query", "document"]
 )

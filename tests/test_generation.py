@@ -1480,6 +1480,11 @@ How can stop words be removed from the text before indexing?""".splitlines()
         "What can be learned from the text?",
         "What steps does the document provide for installing W?",
         "How is the term used in the text to describe V?",
+        "What evidence does the article provide to support the claim?",
+        "What information does the document provide on pricing?",
+        "Does the document provide a definition of X?",
+        "What information is provided in the document on X?",
+        "What are the methods discussed in the article by which X?",
         "As stated in the document under 'Fees', what is the fee?",
     ],
 )

@@ -815,6 +815,123 @@ def test_plain_lines_are_one_question_only_if_it_ends(answer, expected):
 
 
 @pytest.mark.parametrize(
+    ("answer", "limit", "expected"),
+    [
+        # Tags behind an introduction, or with signs between them.
+        (
+            "Sure! <ol><li>Who is Ann?</li><li>Who is Bob?</li></ol>",
+            2,
+            ["Who is Ann?", "Who is Bob?"],
+        ),
+        (
+            "<p>Here are two questions:</p><ol><li>Who is Ann?</li><li>Who is Bob?</li></ol>",
+            2,
+            ["Who is Ann?", "Who is Bob?"],
+        ),
+        (
+            "Here are the queries: <query>heat pump cost</query>, <query>best heat pump</query>",
+            2,
+            ["heat pump cost", "best heat pump"],
+        ),
+        (
+            "<item>heat pump cost</item>.\n<item>best pump</item>.",
+            2,
+            ["heat pump cost", "best pump"],
+        ),
+        # A list whose first number stood in the prompt.
+        ("Can cats fly?\n2. Is water wet?", 2, ["Can cats fly?", "Is water wet?"]),
+        ("Was ist Strom?\n2. Wie entsteht Wind?", 2, ["Was ist Strom?", "Wie entsteht Wind?"]),
+        ("What is the capital of France?\n1. Paris", 2, ["What is the capital of France?"]),
+        # Emphasis over several words, and breaks inside a paragraph.
+        (
+            "1. What is <strong>the difference between alpha and beta particles</strong>?\n2. Why?",
+            2,
+            ["What is the difference between alpha and beta particles?", "Why?"],
+        ),
+        ("<p>Who is Ann?<br>Who is Bob?</p>", 2, ["Who is Ann?", "Who is Bob?"]),
+        # Tasks are no topics of the points below them.
+        (
+            "- Explain X in detail.\n  - Does it use water?\n- Explain Y.",
+            2,
+            ["Explain X in detail.", "Does it use water?", "Explain Y."],
+        ),
+        (
+            "Explain how the immune system\nresponds to viral infections",
+            1,
+            ["Explain how the immune system responds to viral infections"],
+        ),
+        # A label on a line of its own, a scenario, its question.
+        (
+            "**Question 1**\nA user wants to reset a password.\nWhat should they do?\n\n"
+            "**Question 2**\nMaria has two accounts.\nWhich one is billed?",
+            2,
+            [
+                "A user wants to reset a password. What should they do?",
+                "Maria has two accounts. Which one is billed?",
+            ],
+        ),
+    ],
+)
+def test_shapes_of_answers(answer, limit, expected):
+    """Nothing around the questions stays with them."""
+    assert [question.text for question in parse_questions(answer, limit)] == expected
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        "Question | Answer\n--- | ---\nWhat is X, or Y? | It is Y\nHow is Z made? | By hand",
+        "Here they are:\n\nQuestion | Answer\n--- | ---\nWhat is X, or Y? | It is Y\n"
+        "How is Z made? | By hand\n\nLet me know.",
+        '"question","answer"\n"What is X, or Y?","It is Y"\n"How is Z made?","By hand"',
+        '```csv\nquestion,answer\n"What is X, or Y?",It is Y\nHow is Z made?, By hand\n```',
+    ],
+)
+def test_tables_without_a_frame(table):
+    """Markdown needs no outer bars, and a CSV table has none."""
+    found = [(question.text, question.answer) for question in parse_questions(table, 2)]
+    assert found == [("What is X, or Y?", "It is Y"), ("How is Z made?", "By hand")]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "Question, answer\nWhat is X, or Y?",  # another number of cells
+        "What is X | Y?\nHow is Z made?",
+    ],
+)
+def test_what_is_no_table_stays_whole(answer):
+    """A comma or a bar makes none."""
+    last = answer.splitlines()[-1]
+    assert parse_questions(answer, 2)[-1].text == last
+
+
+@pytest.mark.parametrize(
+    "label",
+    [
+        "\u3010\u8cea\u554f1\u3011",
+        "\u3010\u95ee\u98981\u3011",
+        "\u554f1\uff0e",
+        "\u0412\u043e\u043f\u0440\u043e\u0441 \u21161: ",
+        "Domanda n. 1: ",
+        "Pytanie nr 1: ",
+        "C\u00e2u h\u1ecfi s\u1ed1 1: ",
+    ],
+)
+def test_labels_of_questions_in_other_languages(label):
+    """Numbers are marked as each language does it."""
+    answer = f"{label}Abc?\n{label.replace('1', '2')}Def?"
+    assert [question.text for question in parse_questions(answer, 2)] == ["Abc?", "Def?"]
+
+
+def test_an_answer_below_its_question_behind_a_dash():
+    """With or without its number."""
+    for label in ("A", "A1", "Answer"):
+        found = parse_questions(f"What is X?\n{label} - a device that moves heat", 2)
+        assert [(q.text, q.answer) for q in found] == [("What is X?", "a device that moves heat")]
+
+
+@pytest.mark.parametrize(
     "text",
     [
         "How do you write an entry with <li>Item</li> in HTML?",

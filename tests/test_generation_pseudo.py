@@ -147,6 +147,36 @@ def test_nothing_found_and_bad_arguments():
         pseudo_query_pairs([])
 
 
+@pytest.mark.parametrize("title", ['""', ">-\n  A long title\n  in two lines", "|\n  A long title"])
+def test_front_matter_without_a_title_on_its_line(title):
+    """Neither quotation marks nor signs of YAML are queries, which all such texts would share."""
+    text = (
+        f"---\ntitle: {title}\ndate: 2020-01-01\n---\n\nInstall the package with pip. Then run it."
+    )
+    dataset = pseudo_query_pairs([TextNode(text=text)])
+    assert list(dataset.queries.values()) == ["Install the package with pip."]
+
+
+@pytest.mark.parametrize("matter", ["---\nid: intro\n---", '+++\ntitle = "x"\n+++'])
+def test_front_matter_is_no_title_between_lines(matter):
+    """A title may have a line above and one below; a field with its value is none."""
+    dataset = pseudo_query_pairs([TextNode(text=f"{matter}\nSome words. Others.")])
+    assert not {"id: intro", 'title = "x"'} & {*dataset.queries.values()}
+
+
+@pytest.mark.parametrize("end", ["\r\n", "\r"])
+def test_line_ends_of_other_systems(end):
+    """Titles are found whatever ends a line, and behind a byte order mark."""
+    for text, title in (
+        ("# Password reset\n\nOpen settings and press reset. Then wait.\n", "Password reset"),
+        ("\ufeff# Password reset\n\nOpen settings and press reset. Then wait.\n", "Password reset"),
+        ("---\ntitle: Hello\ndate: 2020\n---\nOpen settings and press reset. Then wait.", "Hello"),
+    ):
+        dataset = pseudo_query_pairs([TextNode(id_="n", text=text.replace("\n", end))])
+        assert list(dataset.queries.values()) == [title]
+        assert dataset.corpus["n"] == "Open settings and press reset. Then wait."
+
+
 @pytest.mark.parametrize(
     "text",
     [

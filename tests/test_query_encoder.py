@@ -15,7 +15,7 @@ from llama_index.core.schema import TextNode
 from llama_index.embeddings.huggingface import HuggingFaceEmbedding
 from sentence_transformers import SentenceTransformer
 from torch import nn
-from transformers import TrainerCallback
+from transformers import T5Config, T5EncoderModel, TrainerCallback
 
 from llama_index.finetuning.embeddings import (
     AsymmetricEmbeddingModel,
@@ -39,6 +39,7 @@ from llama_index.finetuning.embeddings.sentence_transformer.frozen_documents imp
 )
 from llama_index.finetuning.embeddings.sentence_transformer.frozen_layers import (
     frozen_first_layers,
+    without_dropout,
 )
 
 
@@ -301,6 +302,34 @@ def test_nothing_is_dropped_out_but_what_was_asked_for(query_engine):
         assert set(noted.seen[0]) == ({0.0, 0.1} if settings else {0.0})
         assert set(noted.seen[1]) == ({0.25} if "peft_config" in settings else set())
         assert rates(run.model)[0] == before[0]
+
+
+def test_dropout_that_is_a_number_is_left_out_too():
+    """The attention of T5 holds its rate so."""
+    config = T5Config(vocab_size=9, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)
+    model = T5EncoderModel(config).train()
+    tokens = torch.arange(8)[None]
+
+    def outputs():
+        return [model(tokens).last_hidden_state for _ in range(2)]
+
+    with without_dropout(model):
+        assert torch.equal(*outputs())
+    assert not torch.equal(*outputs())
+
+
+def test_a_loss_that_is_set_after_a_run_has_the_bases_documents(query_engine, tiny_bert_dir):
+    """By then the model is trained, and would embed the documents otherwise."""
+    run = query_engine(epochs=8)
+    run.finetune()
+    run.loss = run.loss
+    run.finetune()
+    documents = run._task.frozen_documents
+    base = HuggingFaceEmbedding(model_name=str(tiny_bert_dir), device="cpu")
+    texts = list(documents._text_of.values())
+    expected = torch.tensor(base.get_text_embedding_batch(texts))
+    found = nn.functional.normalize(documents.vectors, dim=1)
+    assert torch.allclose(found, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("layers", [0, 2])

@@ -60,7 +60,7 @@ def consolidated(
     return merged, {
         qid: [docid for docid in found if docid not in relevant]
         for qid, found in hard_negatives.items()
-        for relevant in [set(merged[qid])]
+        for relevant in [set(merged.get(qid, ()))]
     }
 
 

@@ -244,17 +244,23 @@ def _word_count(text: str) -> int:
 def _token_counts(texts: Sequence[str], tokenizer: Any) -> Iterator[int]:
     # A SentenceTransformer holds its tokenizer under this name; tokenizers have no such field.
     tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
-    if hasattr(tokenizer, "encode_batch"):
+    if hasattr(tokenizer, "encode_ordinary_batch"):
+        count = _count_with_tiktoken
+    elif hasattr(tokenizer, "no_truncation"):
         count = _count_with_tokenizers
     elif hasattr(tokenizer, "convert_tokens_to_ids"):
         count = _count_with_transformers
     else:
         raise ConfigurationError(
-            "'tokenizer' must be a Hugging Face tokenizer, a SentenceTransformer model or None "
-            f"(got {type(tokenizer).__name__})."
+            "'tokenizer' must be a tokenizer of Hugging Face or tiktoken, a SentenceTransformer "
+            f"model or None (got {type(tokenizer).__name__})."
         )
     for start in range(0, len(texts), _BATCH):
         yield from count(list(texts[start : start + _BATCH]), tokenizer)
+
+
+def _count_with_tiktoken(texts: list[str], tokenizer: Any) -> list[int]:
+    return [len(ids) for ids in tokenizer.encode_ordinary_batch(texts)]
 
 
 def _count_with_transformers(texts: list[str], tokenizer: Any) -> list[int]:

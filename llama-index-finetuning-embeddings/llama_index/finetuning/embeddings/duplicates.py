@@ -7,6 +7,7 @@ so that a million documents take seconds and never a million times a million com
 
 import functools
 import re
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from numbers import Real
 
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llama_index.finetuning.embeddings.errors import ConfigurationError
+from llama_index.finetuning.embeddings.words import combining_marks
 
 NEAR_DUPLICATE = 0.9
 
@@ -23,7 +25,6 @@ _ROWS = 4  # eight bands of four find pairs of Jaccard 0.9 with probability 0.99
 _BATCH_BYTES = 1 << 21
 _KEPT = 256  # texts whose pieces are kept while pairs are verified
 _STEP = 8  # bytes to the next piece in a word that is longer than one
-_SIGNS = re.compile(r"[^\w\s]+")
 _U64 = np.uint64
 
 
@@ -105,7 +106,13 @@ class DisjointSets:
 
 def _plain(text: str) -> str:
     # A text of signs alone has no words: then the text itself is compared.
-    return text_key(_SIGNS.sub(" ", text.casefold())) or text_key(text)
+    folded = unicodedata.normalize("NFC", text.casefold())
+    return text_key(_signs().sub(" ", folded)) or text_key(text)
+
+
+@functools.cache
+def _signs() -> re.Pattern[str]:
+    return re.compile(rf"[^\w\s{combining_marks()}]+")
 
 
 def _pieces(texts: Sequence[str]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:

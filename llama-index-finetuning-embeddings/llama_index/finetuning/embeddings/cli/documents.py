@@ -81,7 +81,9 @@ def read_nodes(
     for node in nodes:
         name = node.metadata["file_path"]
         numbers[name] += 1
-        node.node_id = f"{name}#{numbers[name]}"
+        # Names of files need not be UTF-8, ids must be.
+        readable = name.encode(errors="backslashreplace").decode()
+        node.node_id = f"{readable}#{numbers[name]}"
     return nodes
 
 

@@ -32,6 +32,15 @@ _GROWING = (dict, list, set)
 _CONSTANTS = (*PLAIN, *_GROWING, bytes, frozenset, np.ndarray, re.Pattern, tuple)
 _LONGEST = 1000  # entries of a container
 _CACHED = type(functools.lru_cache(str))
+# What holds a function of a class, and under which name.
+_HOLDERS: dict[type, str] = {
+    property: "fget",
+    functools.cached_property: "func",
+    functools.singledispatchmethod: "func",
+    classmethod: "__func__",
+    staticmethod: "__func__",
+    types.MethodType: "__func__",
+}
 _GLOBAL = ("LOAD_GLOBAL", "LOAD_NAME")
 # Whether a caller gave a value for good, or an object holds it.
 Origin = Literal["own", "given"]
@@ -107,7 +116,7 @@ def written_in(kind: type) -> Iterator[tuple[str, Any]]:
 def _constants(named: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
     """Yield what a class or a module says itself: its functions and its constants."""
     for name, value in named:
-        said = getattr(value, "fget" if isinstance(value, property) else "__func__", value)
+        said = getattr(value, _HOLDERS.get(type(value), ""), value)
         if isinstance(said, _CACHED):
             said = said.__wrapped__
         if isinstance(said, types.FunctionType):

@@ -131,11 +131,8 @@ def encode(
         size = batch_size or own_size
         if side == "query" and not has_query_batches(embed_model):
             size = 1  # so that all workers are busy, and a failure costs no other query again
-        elif size != embed_model.embed_batch_size:
-            # A copy that shares all else: other calls of the model go on as they were.
-            private = embed_model.__pydantic_private__
-            embed_model = embed_model.model_copy(update={"embed_batch_size": size})
-            object.__setattr__(embed_model, "__pydantic_private__", private)
+        elif size > embed_model.embed_batch_size:
+            embed_model = stack.enter_context(_with_batch_size(embed_model, size))
         remote = is_remote(embed_model)
         if not remote:
             todo.sort(key=len, reverse=True)
@@ -156,6 +153,20 @@ def encode(
 
         make_calls(call, batches, workers, keep, stopped)
     return adapted(table.vectors, adapters, side)
+
+
+@contextlib.contextmanager
+def _with_batch_size(embed_model: BaseEmbedding, size: int) -> Iterator[BaseEmbedding]:
+    """Yield a copy with larger batches that shares all else: other calls go on as they were."""
+    copy = embed_model.model_copy(update={"embed_batch_size": size})
+    object.__setattr__(copy, "__pydantic_private__", embed_model.__pydantic_private__)
+    before = dict(vars(copy))
+    try:
+        yield copy
+    finally:
+        # A model that it loaded when it was first called, a counter.
+        changed = {k: v for k, v in vars(copy).items() if k not in before or v is not before[k]}
+        vars(embed_model).update(changed)
 
 
 def _runs_on_cpu(embed_model: BaseEmbedding) -> bool:

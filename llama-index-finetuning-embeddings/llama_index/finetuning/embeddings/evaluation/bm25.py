@@ -1,13 +1,15 @@
 """The lexical baseline: BM25, which a finetuned model should be compared with before it is used."""
 
+import unicodedata
+
 import numpy as np
 from numpy.typing import NDArray
 
 from llama_index.finetuning.embeddings.dataset import EmbeddingQAFinetuneDataset
 from llama_index.finetuning.embeddings.errors import require
+from llama_index.finetuning.embeddings.words import combining_marks
 
-# Letters and digits of any script; an underscore parts words, so that identifiers match.
-_WORDS = r"(?u)[^\W_]+"
+_JOINERS = "\u200c\u200d"  # without a width, inside words of Persian and Hindi
 
 
 def bm25_rankings(
@@ -16,9 +18,10 @@ def bm25_rankings(
     """Rank the corpus for every query by BM25 (Robertson and Zaragoza, 2009).
 
     The scores are those of bm25s with its defaults (Lucene's variant, k1 = 1.5, b = 0.75) over
-    lower-cased words, without stop words or stemming, so that no language is favoured; scripts
-    that write no spaces between words are served badly. Documents that share no word with a
-    query are not retrieved; equal scores keep the order of the corpus.
+    lower-cased words, without stop words or stemming, so that no language is favoured; an accent
+    is the same composed or not, and scripts that write no spaces between words are served badly.
+    Documents that share no word with a query are not retrieved; equal scores keep the order of
+    the corpus.
 
     Args:
         dataset: Queries and corpus.
@@ -33,9 +36,14 @@ def bm25_rankings(
     """
     bm25s = require("bm25s", extra="bm25", purpose="Comparing with BM25")
 
+    # Letters, with their marks, and digits of any script; an underscore parts words, so that
+    # identifiers match.
+    pattern = rf"(?u)(?:[^\W_][{combining_marks()}{_JOINERS}]*)+"
+
     def words(texts: list[str]) -> list[list[str]]:
+        composed = [unicodedata.normalize("NFC", text) for text in texts]
         tokens: list[list[str]] = bm25s.tokenize(
-            texts, stopwords=None, token_pattern=_WORDS, return_ids=False, show_progress=False
+            composed, stopwords=None, token_pattern=pattern, return_ids=False, show_progress=False
         )
         return tokens
 

@@ -194,8 +194,13 @@ def _read_tables(tables: Mapping[str, Any]) -> Contents:
 
 
 def _rows(table: Any) -> Any:
-    """Return the rows of a data frame as dictionaries; everything else has them already."""
-    return table.to_dict("records") if hasattr(table, "itertuples") else table
+    """Return the rows of a data frame as dictionaries; everything else has them already.
+
+    A data frame has NaN or NA where a table has None.
+    """
+    if not hasattr(table, "itertuples"):
+        return table
+    return table.astype(object).where(table.notna(), None).to_dict("records")
 
 
 def _grade(score: Any, number: int) -> float:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import contextvars
 import functools
 import inspect
 import os
@@ -73,11 +74,12 @@ def _in_daemon(function: Callable[[], T]) -> Future[T]:
     It would wait for those of a ThreadPoolExecutor: after Ctrl-C as long as the LLM takes.
     """
     future: Future[T] = Future()
+    context = contextvars.copy_context()  # tags and sessions of whoever traces the calls
     future.set_running_or_notify_cancel()  # from here on nobody can cancel it under the thread
 
     def run() -> None:
         try:
-            future.set_result(function())
+            future.set_result(context.run(function))
         except StopIteration as error:  # which no future of asyncio can hold
             future.set_exception(RuntimeError(f"The LLM raised StopIteration: {error}"))
         except BaseException as error:

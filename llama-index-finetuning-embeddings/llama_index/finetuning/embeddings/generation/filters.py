@@ -44,7 +44,7 @@ _REFERENCES = re.compile(
             rf"^\W*(?:given|within|from|using) {_THAT} {_THING}\s*,",
             r"\b(?:mentioned|described|discussed|stated|listed|presented|outlined|provided|given|"
             rf"implied|inferred|concluded) (?:in|by|from) {_THAT} {_THING}"
-            rf"(?:{_END}| (?:as|for|to|and|or|that|under)\b)",
+            rf"(?:{_END}| (?:as|by|for|in|on|to|and|or|that|under|which)\b)",
             r"\b(?:learn(?:ed|t)?|gathered|gleaned|deduced|drawn|understood|evidence|examples?)"
             rf" from {_THAT} {_THING}{_END}",
             rf"\bused in {_THAT} {_TOLD} (?:as|for|to)\b",
@@ -52,6 +52,7 @@ _REFERENCES = re.compile(
             rf"\b(?:is|was) {_THAT} (?:author|passage|excerpt) \w+ing\b",
             rf"\b(?:do|does|did) {_THAT} (?:text|passage|excerpt|snippet|author) {_HOLD}\b",
             rf"\b(?:do|does|did) {_THAT} {_THING} {_HOLD}{_END}",
+            rf"\b(?:do|does|did) {_THAT} (?:article|document|paragraph) (?:provide|give|present)\b",
             # A section of a law provides for something.
             rf"\b(?:do|does|did) {_THAT} document (?:provide|give|list) (?:for|to)\b",
             rf"\b(?:the|this) (?:text|passage|excerpt|snippet|paragraph|context) {_SPEAK}e?[sd]\b",

@@ -2,7 +2,7 @@ r"""Questions in answers of plain lines: numbered, lettered, bulleted, labelled,
 
 import re
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 
 from llama_index.finetuning.embeddings.generation.questions import (
@@ -148,7 +148,7 @@ def parse_lines(response: str, limit: int) -> list[Question]:
             them may be remarks without saying so; a single line with several sentences that ask
             is cut up only while fewer were found.
     """
-    lines = _classified(_INLINE.sub(r"\1\n", response))
+    lines = _classified(_INLINE.sub(r"\1\n", response), limit)
     surplus = sum(line.kind is Kind.PLAIN for line in lines) > limit
     lines = [line for line in lines if line.text and not _is_talk(line, surplus=surplus)]
     if not lines:
@@ -167,7 +167,9 @@ def parse_lines(response: str, limit: int) -> list[Question]:
         outer = min(line.indent for line in items) + 1
         # A deeper point that asks nothing explains the one above it; where only deeper ones ask,
         # those above are topics. One that ends in a colon announces those below.
-        topics = not any(line.asks for line in items if line.indent <= outer)
+        topics = not any(
+            line.asks or _ASKS_IN_WORDS.match(line.text) for line in items if line.indent <= outer
+        )
         items = [line for line in items if line.asks or (line.indent <= outer and not topics)]
         items = [line for line in items if line.asks or not line.text.endswith((":", "\uff1a"))]
     return [
@@ -182,7 +184,11 @@ def _restore_ordinal(lines: list[_Line]) -> None:
     if len(numbered) != 1 or len(plain) != len(lines) - 1:
         return
     (line,) = numbered
-    if any(other.asks for other in plain) or (
+    place = lines.index(line) + 1
+    if place > 1 and line.asks and _NUMBER.findall(line.mark) == [str(place)]:
+        line.kind = Kind.PLAIN  # the prompt ended in "1."
+        return
+    if (line.asks and any(other.asks for other in plain)) or (
         plain and not line.asks and _NUMBER.findall(line.mark) not in ([], ["1"])
     ):
         line.kind = Kind.PLAIN
@@ -211,7 +217,7 @@ def _last(answers: list[_Line]) -> str | None:
     return alike[0].text if len(alike) == 1 else None
 
 
-def _classified(response: str) -> list[_Line]:
+def _classified(response: str, limit: int) -> list[_Line]:
     lines: list[_Line] = []
     joined = False  # the line before was text, so this one may be its rest
     aside = False  # below "Answers:", "Explanation:" and the like, until something asks again
@@ -243,6 +249,7 @@ def _classified(response: str) -> list[_Line]:
         elif lines and not lines[-1].text and line.text:
             # A label or number on a line of its own waited for this text.
             lines[-1].text = line.text
+            lines[-1].indent = -1  # what follows is the rest of it, however little it is indented
             joined = True
         elif (listing and _is_part(line, of=lines[-1])) or (
             answering and _goes_on(line, of=lines[-1])
@@ -263,7 +270,10 @@ def _classified(response: str) -> list[_Line]:
                 line.answers, waiting = waiting, []
             lines.append(line)
             joined, aside, listing, answering = True, False, False, False
-    return [part for line in lines for part in _parted(line)]
+    parted = [part for line in lines for part in _parted(line)]
+    # More lines than were asked for, the first of which asks: one question on several lines.
+    whole = len(lines) <= limit < len(parted) and all(_begins_to_ask(line) for line in lines)
+    return lines if whole else parted
 
 
 def _answers_stand_ahead(raws: list[str], markers: dict[Kind, re.Pattern[str]]) -> bool:
@@ -406,12 +416,17 @@ def _continues(previous: _Line, line: _Line) -> bool:
     return begun and ends
 
 
+def _begins_to_ask(line: _Line) -> bool:
+    return line.text[:1].isupper() and _ASKS_IN_WORDS.match(line.text) is not None
+
+
 def _parted(line: _Line) -> list[_Line]:
     """Part plain lines that were joined and come to no end: they are queries, not a sentence."""
     if line.kind is not Kind.PLAIN or not line.pieces or _ended(line.text):
         return [line]
-    *others, line.text = line.pieces
-    return [*(_Line(line.kind, line.indent, text) for text in others), line]
+    *others, last = line.pieces
+    parts = [_Line(line.kind, line.indent, text) for text in others]
+    return [*parts, replace(line, text=last)]
 
 
 def _ended(text: str) -> bool:

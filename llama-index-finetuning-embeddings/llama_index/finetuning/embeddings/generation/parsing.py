@@ -48,7 +48,7 @@ _TAGGED_LABEL = re.compile(
 )
 # A few words, which a question about HTML would show its tags on.
 _TAGGED_WORDS = re.compile(
-    rf"<{_EMPHASIS}(?!(?:text|words?|content|hello|foo|bar)<)([^\s<>]+(?: [^\s<>]+){{0,2}})</\1>",
+    rf"<{_EMPHASIS}(?!(?:text|words?|content|hello|foo|bar)<)([^\s<>]+(?: [^\s<>]+){{0,11}})</\1>",
     re.I,
 )
 _OF_HTML = re.compile(r"`|\b(?:html5?|tags?|elements?|markup|css|browsers?|render\w*)\b", re.I)
@@ -123,7 +123,7 @@ def _plain(response: str) -> str:
     text = _INVISIBLE.sub("", response.replace("\u00a0", " ").replace("\r\n", "\n"))
     text = _SPECIAL.sub("", _CHANNEL.sub("", text))
     text = _THOUGHT_END.sub("", _THOUGHT.sub("", text))
-    text = _without_emphasis_tags(_BREAK.sub("\n", text))
+    text = _BREAK.sub("\n", _without_emphasis_tags(text))
     text = _EMPTY_LINES.sub("\n\n", _WIDE.sub(" " * 8, text))
     if "\n" not in text.strip():
         text = _ESCAPED_BREAK.sub("\n", text)

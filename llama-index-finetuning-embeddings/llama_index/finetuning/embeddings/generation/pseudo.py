@@ -21,9 +21,10 @@ _TITLE_KEYS = ("title", "document_title", "section", "heading", "header")
 _HEADING = re.compile(
     r"\A\s*#{1,6}\s+(?P<title>\S(?:[^\n]*?\S)?)(?:[ ]+#+)?[ ]*\n+(?P<body>.*)\Z", re.DOTALL
 )
-# As in reStructuredText, with or without the line above.
+# As in reStructuredText, with or without the line above; front matter is none.
 _UNDERLINED = re.compile(
-    r"\A\s*(?:([=\-~^*#\"+])\1{2,}[ ]*\n(?=[^\n]+\n\1{3}))?[ ]*(?P<title>[^\n]*\S)[ ]*\n"
+    r"\A\s*(?!(?:---|\+\+\+)[ ]*\n\w[\w-]*(?::\s|[ ]?=))"
+    r"(?:([=\-~^*#\"+])\1{2,}[ ]*\n(?=[^\n]+\n\1{3}))?[ ]*(?P<title>[^\n]*\S)[ ]*\n"
     r"(?(1)\1{3,}|(?:={3,}|-{3,}))\s*\n(?P<body>.*)\Z",
     re.DOTALL,
 )
@@ -39,7 +40,9 @@ _KNOWN_FIELD = re.compile(
     r"permalink|draft|keywords|lang|aliases|weight|sidebar_\w+|published|updated|lastmod):",
     re.M,
 )
-_TITLE_FIELD = re.compile(r"^title:[ ]*([\"']?)(?P<title>\S.*?)\1[ ]*$", re.I | re.M)
+_TITLE_FIELD = re.compile(
+    r"^title:[ ]*([\"']?)(?P<title>(?![\"']{1,2}[ ]*$|[>|])\S.*?)\1[ ]*$", re.I | re.M
+)
 _TITLE_LINE = re.compile(
     r"\A\s*(?P<title>[^\n]{0,119}[^\s.!?:;,\u3002\uff1f\uff01])[ ]*\n[ ]*\n(?P<body>.*)\Z",
     re.DOTALL,
@@ -87,7 +90,7 @@ def pseudo_query_pairs(
     found: dict[str, list[str]] = {}
     for node_id, text in texts.items():
         split = None
-        title, body = _without_front_matter(text)
+        title, body = _without_front_matter(_plain_lines(text))
         if method != "first_sentence":
             split = (title, body) if title and body else _by_title(body, metadata[node_id])
         if split is None and method != "title":
@@ -107,6 +110,10 @@ def pseudo_query_pairs(
         corpus=corpus,
         relevant_docs={ids[query]: node_ids for query, node_ids in found.items()},
     )
+
+
+def _plain_lines(text: str) -> str:
+    return text.lstrip("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _without_front_matter(text: str) -> tuple[str, str]:

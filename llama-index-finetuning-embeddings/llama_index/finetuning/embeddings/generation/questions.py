@@ -54,15 +54,16 @@ _KINDS = (
 )
 ASKING_WORD = r"(?:what|how|why|which|who|when|where|explain|describe)\b"
 _SEPARATOR = (
-    r"(?:\s*[:.)\]\uff1a\u3001]|\s+[-\u2013\u2014](?=\s)"
+    r"(?:\s*[:.)\]\uff1a\u3001\uff0e\u3011]+|\s+[-\u2013\u2014](?=\s)"
     rf"|(?<=\d)\s+(?={ASKING_WORD}))"
 )
 
 # "Question 1:", "Q2.", "Question 1 of 2 (easy) -", with the rest of the line behind it.
 QUESTION_LABEL = re.compile(
-    r"(?:(?:first|second|third|fourth|fifth|final)\s*:|"
+    r"[\u3010\[]?(?:(?:first|second|third|fourth|fifth|final)\s*:|"
     r"(?:(?:first|second|third|fourth|fifth|final) )?"
-    rf"(?:{_QUESTION_WORDS}|keywords?(?=\s*\d))\.?\s*(?:#|no\.|n[\u00ba\u00b0]|nr\.)?\s*"
+    rf"(?:{_QUESTION_WORDS}|keywords?(?=\s*\d))\.?\s*"
+    r"(?:#|\u2116|no?\.|n[\u00ba\u00b0]|nr\.?|s\u1ed1)?\s*"
     r"(?:\d+(?:\s*(?:of|/)\s*\d+)?|[ivx]+|one|two|three|four|five)?\s*(?:\([^)]*\)\s*)?"
     rf"(?:{_SEPARATOR}|$))\s*",
     re.IGNORECASE,
@@ -73,9 +74,9 @@ ANSWER_LABEL = re.compile(
     rf"|(?!solution|response)(?:{_ANSWER_WORDS})\s*\d*\s[-\u2013\u2014]\s)\s*",
     re.IGNORECASE,
 )
-# Below a question: "A1 - ", "Solution - ".
+# Below a question: "A1 - ", "A - ", "Solution - ".
 ANSWER_DASH = re.compile(
-    rf"(?:(?:{_ANSWER_WORDS})\s*\d*|a\s?\d+)\s[-\u2013\u2014]\s+", re.IGNORECASE
+    rf"(?:(?:{_ANSWER_WORDS})\s*\d*|a\s?\d*)\s[-\u2013\u2014]\s+", re.IGNORECASE
 )
 NOTE_LABEL = re.compile(
     rf"[(\[]?(?:(?:{_NOTE_WORDS})\s*(?:\([^)]*\)\s*)?[:\uff1a]"

@@ -1,5 +1,8 @@
 r"""Questions in answers that have a machine's shape: JSON or nearly JSON, tags, tables."""
 
+import contextlib
+import csv
+import itertools
 import json
 import re
 from typing import NamedTuple
@@ -66,7 +69,7 @@ _TAG = re.compile(
 )
 # "1. <question>"
 _TAGGED_LINE = re.compile(r"[^\w<]*(?:\d{1,3}[^\w<]*)?<")
-_LAST = re.compile(r"\s*(?:<|$)")
+_LAST = re.compile(r"[\s,;.]*(?:\([^()]*\)[\s,;.]*)?(?:<|$)")
 _LAST_OF_QUESTION = re.compile(r"[^\w<(]*(?:\([^()]*\)[^\w<()]*)?(?:<|$)")
 # With the remark behind it. Not past the next such tag: each is looked at once.
 _TAGGED_QUESTION = re.compile(
@@ -234,7 +237,7 @@ def _from_tags(response: str) -> list[Question]:
     position = 0
     opened: dict[str, int] = {}
     for line in response.splitlines(keepends=True):
-        tagged = _TAGGED_LINE.match(line) is not None
+        tagged = _begins_with_tag(line)
         for tag in _TAG.finditer(line):
             name = tag["name"].lower()
             if not tag["end"]:
@@ -253,6 +256,13 @@ def _from_tags(response: str) -> list[Question]:
     return found
 
 
+def _begins_with_tag(line: str) -> bool:
+    """Tell whether a line begins with a tag, perhaps behind "Here they are:" or "Sure!"."""
+    head, tag, _ = line.partition("<")
+    begins = head if "?" in head else head[max(head.rfind(":"), head.rfind("!")) + 1 :]
+    return _TAGGED_LINE.match(begins + tag) is not None
+
+
 def _broken(line: str) -> str:
     """Return a line with breaks around what asks in tags, unless what is around that asks too."""
     pairs = [pair for pair in _TAGGED_QUESTION.finditer(line) if ASKS.search(pair[3])]
@@ -262,16 +272,51 @@ def _broken(line: str) -> str:
     return _TAGGED_QUESTION.sub(r"\n\1\n", line)
 
 
+def _cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def _is_rule(cells: list[str]) -> bool:
+    return all(_RULE_CELL.fullmatch(cell) for cell in cells if cell)
+
+
+def _ruled(lines: list[str]) -> list[list[str]]:
+    """Return the rows of a Markdown table without outer bars: those around its ruled line."""
+    for i, line in enumerate(lines[1:], start=1):
+        if "|" in line and "|" in lines[i - 1] and _is_rule(_cells(line)):
+            below = itertools.takewhile(lambda one: "|" in one, lines[i:])
+            return [_cells(one) for one in (lines[i - 1], *below)]
+    return []
+
+
+def _separated_by_commas(lines: list[str]) -> list[list[str]]:
+    """Return the rows of a CSV table whose header names nothing but questions and answers."""
+    for i, line in enumerate(lines):
+        names = [name.strip() for name in line.replace('"', "").split(",")]
+        if len(names) > 1 and all(is_question_word(one) or is_answer_word(one) for one in names):
+            table = itertools.takewhile(lambda one: one and not _FENCE.match(one), lines[i:])
+            with contextlib.suppress(csv.Error):
+                rows = list(csv.reader(table, skipinitialspace=True))
+                return rows if all(_fits(row, names) for row in rows) else []
+    return []
+
+
+def _fits(row: list[str], names: list[str]) -> bool:
+    """Tell whether a row has its cells and only questions ask: a comma may part a sentence."""
+    return len(row) == len(names) and not any(
+        ASKS.search(cell) and not is_question_word(name)
+        for cell, name in zip(row, names, strict=True)
+    )
+
+
 def _from_table(response: str) -> list[Question]:
-    rows = [
-        [cell.strip() for cell in line.strip().strip("|").split("|")]
-        for line in response.splitlines()
-        if line.strip().startswith("|") and line.strip().endswith("|")
-    ]
+    lines = [line.strip() for line in response.splitlines()]
+    framed = [_cells(line) for line in lines if line.startswith("|") and line.endswith("|")]
+    rows = framed or _ruled(lines) or _separated_by_commas(lines)
     if len(rows) < 2:
         return []
     header, *body = rows
-    body = [row for row in body if not all(_RULE_CELL.fullmatch(cell) for cell in row if cell)]
+    body = [row for row in body if not _is_rule(row)]
     columns = [i for i, name in enumerate(header) if is_question_word(name.strip("* "))]
     answers = [i for i, name in enumerate(header) if is_answer_word(name.strip("* "))]
     if not columns:

@@ -222,8 +222,10 @@ def _packed(
         size[start] = sizes[costs.argmin()]
         cost[start] = costs.min()
     chosen: list[int] = []
-    while (start := sum(chosen)) < n:
+    start = 0
+    while start < n:
         chosen.append(int(size[start]))
+        start += chosen[-1]
     return chosen
 
 

@@ -320,8 +320,11 @@ class SentenceTransformersFinetuneEngine(BaseFinetuningEngine):
 
     @loss.setter
     def loss(self, loss: Loss | None) -> None:
+        known = self._task.frozen_documents
         with seeded(self.seed):
             self._task = self._build_task(loss)
+        if known is not None and self._task.frozen_documents is not None:
+            self._task.frozen_documents.take_over(known)
 
     @property
     def evaluator(self) -> RetrievalEvaluator | None:

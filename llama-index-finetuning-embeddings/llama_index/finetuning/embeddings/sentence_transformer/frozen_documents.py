@@ -84,6 +84,10 @@ class FrozenDocuments:
         drawn = np.random.default_rng(seed).permutation(len(others))[:_OTHERS]
         return [others[i] for i in drawn.tolist()]
 
+    def take_over(self, other: "FrozenDocuments") -> None:
+        """Use what the untouched base made for another loss; by now it may be trained."""
+        self.vectors, self.whitening = other.vectors, other.whitening if self._whiten else None
+
     def encode(
         self, model: SentenceTransformer, dtype: torch.dtype | None, known: Mapping[str, Tensor]
     ) -> None:

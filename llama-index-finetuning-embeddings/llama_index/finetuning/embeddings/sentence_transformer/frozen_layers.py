@@ -41,14 +41,21 @@ def without_dropout(model: SentenceTransformer) -> Iterator[None]:
     benchmarks/RESULTS.md), and takes a tenth of the time. PEFT adapters train with theirs.
     """
     layers = [] if lora.has_adapter(model) else list(model.modules())
-    rates = {one: one.p for one in layers if isinstance(one, nn.Dropout)}
-    for layer in rates:
-        layer.p = 0.0
+    rates = [
+        (layer, name, rate)
+        for layer in layers
+        for name, rate in vars(layer).items()
+        # T5 and BART hold the rates of their attention as numbers.
+        if isinstance(rate, float)
+        and (name == "p" if isinstance(layer, nn.Dropout) else "dropout" in name)
+    ]
+    for layer, name, _ in rates:
+        setattr(layer, name, 0.0)
     try:
         yield
     finally:
-        for layer, rate in rates.items():
-            layer.p = rate
+        for layer, name, rate in rates:
+            setattr(layer, name, rate)
 
 
 def _before_the_trained_layers(model: SentenceTransformer) -> list[nn.Parameter]:
