@@ -232,6 +232,77 @@ def test_an_adapter_is_called_as_its_base_is(path):
     assert threading.main_thread().name not in threads
 
 
+def test_what_a_derived_class_does_is_encoded(tmp_path):
+    """A wrapper's own prompts reach evaluation and training as they reach its calls."""
+
+    class Pair(AsymmetricEmbeddingModel):
+        def _get_query_embedding(self, query):
+            return super()._get_query_embedding(f"castle {query}")
+
+    class Adapter(AdapterEmbeddingModel):
+        def _get_text_embeddings(self, texts):
+            return super()._get_text_embeddings([f"castle {text}" for text in texts])
+
+    class Queries(AdapterEmbeddingModel):
+        def _get_query_embedding(self, query):
+            return super()._get_query_embedding(f"castle {query}")
+
+    base = HashEmbedding(dim=DIM)
+    path = folder_of(tmp_path, linear())
+    for model in (Pair(base, base), Adapter(base, path), Queries(base, path)):
+        query, text = encode(model, ["amber"], "query")[0], encode(model, ["amber"], "text")[0]
+        assert np.allclose(query, model.get_query_embedding("amber"), atol=1e-6)
+        assert np.allclose(text, model.get_text_embedding_batch(["amber"])[0], atol=1e-6)
+
+
+def test_limits_and_caches_of_wrappers_are_heeded(path):
+    """A wrapper that has one of its own is asked itself."""
+    base = HashEmbedding(dim=DIM)
+
+    class Limiter:
+        n_calls = 0
+
+        def acquire(self):
+            self.n_calls += 1
+
+    for model in (AdapterEmbeddingModel(base, path), AsymmetricEmbeddingModel(base, base)):
+        if "rate_limiter" in type(model).model_fields:  # llama-index-core has it since 0.14
+            object.__setattr__(model, "rate_limiter", limiter := Limiter())
+            encode(model, ["amber"], "query")
+            encode(model, ["amber"], "text")
+            assert limiter.n_calls == 2
+            model.rate_limiter = None
+        model.embeddings_cache = SimpleKVStore()
+        encode(model, ["amber"], "text")
+        n_batches = len(base.text_batches)
+        encode(model, ["amber"], "text")
+        assert len(base.text_batches) == n_batches
+
+
+def test_wrappers_survive_what_cannot_be_pickled(path):
+    """LlamaIndex leaves such a field out; it has its default in the other process."""
+    base = HashEmbedding(dim=DIM)
+    for model in (AdapterEmbeddingModel(base, path), AsymmetricEmbeddingModel(base, base)):
+        expected = model.get_query_embedding("amber")
+        object.__setattr__(model, "callback_manager", threading.Lock())
+        again = pickle.loads(pickle.dumps(model))
+        assert isinstance(again.callback_manager, CallbackManager)
+        assert again.get_query_embedding("amber") == expected
+
+
+def test_a_pair_from_what_it_told():
+    """Beside its dictionary it needs its models."""
+    base = HashEmbedding(dim=DIM)
+    pair = AsymmetricEmbeddingModel(base, base)
+    pair.embed_batch_size = 3
+    again = AsymmetricEmbeddingModel.from_dict(
+        pair.to_dict(), query_embed_model=base, text_embed_model=base
+    )
+    assert again.to_dict() == pair.to_dict()
+    with pytest.raises(ConfigurationError, match=r"'text_embed_model' must be given .*'hash'"):
+        AsymmetricEmbeddingModel.from_dict(pair.to_dict(), query_embed_model=base)
+
+
 def test_each_side_of_a_pair_is_encoded_as_its_model(tmp_path):
     """Queries and texts of a pair are those of its models, also in the cache."""
     first, second = HashEmbedding(dim=DIM), HashEmbedding(dim=DIM, model_name="other")
@@ -763,6 +834,20 @@ def test_export_over_a_base_with_a_normalisation_of_its_own(tiny_bert_dir, tmp_p
     texts = ["amber bridge", "candle desert ember forest"]
     expected = model.get_text_embedding_batch(texts)
     assert np.allclose(loaded.get_text_embedding_batch(texts), expected, atol=1e-5)
+
+
+def test_export_over_a_static_base(tiny_model_dir, tmp_path):
+    """Such a model has no limit that could be set."""
+    base = load_finetuned_model(tiny_model_dir)
+    dim = len(base.get_text_embedding("amber"))
+    adapter = LinearLayer(dim, dim)
+    torch.nn.init.orthogonal_(adapter.linear.weight)
+    model = AdapterEmbeddingModel(base, folder_of(tmp_path, adapter, "both", base))
+    model.export_sentence_transformer(str(tmp_path / "out"))
+    exported = load_finetuned_model(tmp_path / "out")
+    assert np.allclose(
+        exported.get_text_embedding("amber"), model.get_text_embedding("amber"), atol=1e-5
+    )
 
 
 def test_export_refusals(tiny_bert_dir, tmp_path):

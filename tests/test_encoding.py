@@ -1210,6 +1210,18 @@ def test_larger_batches_leave_the_model_what_its_calls_made():
         assert (model.loaded, model.n_texts, model.embed_batch_size) == (1, 6, 10)
 
 
+def test_tables_that_grow_with_the_longest_text_are_no_settings():
+    """Code of models on the Hub keeps the length that its tables are made for."""
+
+    class Own(HashEmbedding):
+        _seq_len_cached: int = PrivateAttr(default=0)
+
+    model = Own()
+    before = identity(model)
+    model._seq_len_cached = 128
+    assert identity(model) == before
+
+
 def test_identity_of_objects_that_raise():
     """What can't be looked into counts by its class, and what stands beside it counts in full."""
 

@@ -17,7 +17,7 @@ from llama_index.finetuning.embeddings import (
 )
 from llama_index.finetuning.embeddings.adapter import EmbeddingAdapterFinetuneEngine
 from llama_index.finetuning.embeddings.adapter_embedding import AdapterEmbeddingModel
-from llama_index.finetuning.embeddings.adapters import LinearLayer
+from llama_index.finetuning.embeddings.adapters import LinearLayer, load_adapter
 from llama_index.finetuning.embeddings.loading import load_finetuned_model
 
 
@@ -266,3 +266,58 @@ def test_the_old_import_path_is_a_door():
     assert adapter_utils.__all__
     for name in adapter_utils.__all__:
         assert getattr(adapter_utils, name) is getattr(adapters, name)
+
+
+def test_the_bases_length_and_revision_come_back(tiny_bert_dir, tmp_path):
+    """The length that the model has when the adapter is trained, and the revision of its files."""
+    base = HuggingFaceEmbedding(model_name=str(tiny_bert_dir), device="cpu")
+    base._model.max_seq_length = 4
+    base._model.model_card_data.base_model_revision = "v1"
+    finetuned(base, tmp_path / "a")
+    told = json.loads((tmp_path / "a" / "config.json").read_text())["base_settings"]
+    assert (told["max_length"], told["revision"]) == (4, "v1")
+    loaded = load_finetuned_model(tmp_path / "a", device="cpu")
+    text = "amber bridge river candle engine"
+    assert np.allclose(loaded.get_text_embedding(text), base.get_text_embedding(text), atol=1e-6)
+
+
+def test_a_checkpoint_is_told_from_a_model(engine, caplog, tmp_path):
+    """It says neither its prompts nor which side it is for."""
+    run = engine(save_checkpoints=True, checkpoint_save_steps=1)
+    run.finetune()
+    checkpoint = next((tmp_path / "checkpoints").rglob("checkpoint-*"))
+    load_finetuned_model(run.model_output_path)
+    assert not caplog.messages
+    load_finetuned_model(checkpoint)
+    assert "is a checkpoint of a run" in caplog.text
+    assert "resume_from_checkpoint" in caplog.text
+
+
+def test_an_adapter_saved_by_hand_keeps_its_sides(tmp_path):
+    """`engine.model.save` and the engine write the same."""
+    engine = EmbeddingAdapterFinetuneEngine(
+        tiny_dataset(),
+        HashEmbedding(),
+        model_output_path=str(tmp_path / "a"),
+        transform="both",
+        epochs=2,
+        show_progress_bar=False,
+    )
+    engine.finetune()
+    engine.model.save(tmp_path / "b")
+    load_adapter(tmp_path / "b")[0].save(tmp_path / "c")
+    for folder in ("b", "c"):
+        assert AdapterEmbeddingModel(HashEmbedding(), str(tmp_path / folder)).transform == "both"
+
+
+def test_a_foreign_class_of_the_same_name(tmp_path):
+    """The retired package's `LinearLayer` can't read our folders, which hold one just like it."""
+
+    class LinearLayer(torch.nn.Module):
+        @classmethod
+        def load(cls, input_path):
+            raise TypeError("unexpected keyword argument")
+
+    model = finetuned(HashEmbedding(), tmp_path / "a")
+    loaded = AdapterEmbeddingModel(HashEmbedding(), str(tmp_path / "a"), adapter_cls=LinearLayer)
+    assert loaded.get_query_embedding("amber") == model.get_query_embedding("amber")

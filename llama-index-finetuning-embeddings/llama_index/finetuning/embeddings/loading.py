@@ -1,5 +1,6 @@
 """Bring a finetuned model back from its folder alone."""
 
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,10 @@ from llama_index.finetuning.embeddings.errors import ConfigurationError, ModelFo
 from llama_index.finetuning.embeddings.manifest import read_manifest
 from llama_index.finetuning.embeddings.model_folder import is_model, open_model, open_one
 
+logger = logging.getLogger(__name__)
+
+# What the Trainer writes into checkpoints alone.
+_TRAINER_STATE = "trainer_state.json"
 _OF_THE_ADAPTER = {"adapter_cls", "transform_query", "callback_manager"}
 _SHARED = {"device", "embed_batch_size"}
 
@@ -62,7 +67,15 @@ def load_finetuned_model(
 
 
 def _full_model(folder: Path, kwargs: dict[str, Any]) -> BaseEmbedding:
-    prompts = read_manifest(folder).get("prompts") or {}
+    manifest = read_manifest(folder)
+    if not manifest and (folder / _TRAINER_STATE).is_file():
+        logger.warning(
+            "%r is a checkpoint of a run, which does not say how queries and documents were "
+            "embedded: it comes back as one model for both, without prompts. Go on with the run by "
+            "resume_from_checkpoint=True to have what it makes of it.",
+            str(folder),
+        )
+    prompts = manifest.get("prompts") or {}
     settings = {
         "query_instruction": prompts.get("query"),
         "text_instruction": prompts.get("text"),

@@ -261,6 +261,7 @@ class EmbeddingAdapterFinetuneEngine(BaseFinetuningEngine):
         device = check_device(self._device)
         vectors, *validation = self._embedder.embed_all(parts, options, device)
         embedded = time.perf_counter()
+        self.model.trained_transform = options.transform
         before = copy_of(self.model)
         if self._given is None:
             self._given = before

@@ -151,6 +151,10 @@ class AdapterEmbeddingModel(BaseEmbedding):
         own: dict[str, Any] = {name: data[name] for name in ("adapter_path", "embed_batch_size")}
         return cls(**{**own, "transform_query": data["transform"] != "none", **kwargs})
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        calls.fill_missing(self)
+
     @property
     def base_embed_model(self) -> BaseEmbedding:
         """The model that the adapter stands behind."""
@@ -169,14 +173,13 @@ class AdapterEmbeddingModel(BaseEmbedding):
         """
         return self if self.transform in (side, "both") else self._base_embed_model
 
-    def base_for(self, side: str) -> BaseEmbedding | None:
-        """Return the model whose vectors, adapted, are this one's; None where a call may do more.
+    def base_for(self, side: str) -> BaseEmbedding:
+        """Return the model whose vectors, adapted, are this one's.
 
         Args:
             side: ``"query"`` or ``"text"``.
         """
-        may_do_more = type(self) is not AdapterEmbeddingModel or self.embeddings_cache is not None
-        return None if may_do_more else self._base_embed_model
+        return self._base_embed_model
 
     def adapt(self, vectors: NDArray[np.float32], side: str) -> NDArray[np.float32]:
         """Turn vectors of the base into those that this model gives.
@@ -255,6 +258,7 @@ class AdapterEmbeddingModel(BaseEmbedding):
 
     def get_query_embedding_batch(self, queries: list[str]) -> list[list[float]]:
         """Embed many queries, in one call of the base where it has one for queries."""
+        calls.await_turn(self)
         return self._adapted(embed_queries(self._base_embed_model, queries), "query")
 
     def _get_query_embedding(self, query: str) -> list[float]:

@@ -1,8 +1,11 @@
 """Queries through one embedding model, texts through another."""
 
+from typing import Any
+
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.bridge.pydantic import Field, PrivateAttr
 from llama_index.core.callbacks import CallbackManager
+from typing_extensions import Self
 
 from llama_index.finetuning.embeddings.adapter_embedding import calls
 from llama_index.finetuning.embeddings.encoding import embed_queries, stated_dimension
@@ -59,6 +62,35 @@ class AsymmetricEmbeddingModel(BaseEmbedding):
         """Return the name that LlamaIndex uses in events and serialised models."""
         return "AsymmetricEmbeddingModel"
 
+    @classmethod
+    def from_dict(cls, data: dict[str, Any], **kwargs: Any) -> Self:
+        """Make again what ``to_dict`` told of.
+
+        Args:
+            data: What it told.
+            **kwargs: Arguments of the constructor, both models among them, which are not in
+                ``data``.
+
+        Raises:
+            ConfigurationError: A model is not given.
+        """
+        for name, told in (
+            ("query_embed_model", "query_model_name"),
+            ("text_embed_model", "text_model_name"),
+        ):
+            if name not in kwargs:
+                raise ConfigurationError(
+                    f"{name!r} must be given beside what 'to_dict' returned, which only names it "
+                    f"(got {data.get(told)!r} there)."
+                )
+        model = cls(**kwargs)
+        model.embed_batch_size = data["embed_batch_size"]
+        return model
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        calls.fill_missing(self)
+
     @property
     def query_embed_model(self) -> BaseEmbedding:
         """The model for queries."""
@@ -79,6 +111,7 @@ class AsymmetricEmbeddingModel(BaseEmbedding):
 
     def get_query_embedding_batch(self, queries: list[str]) -> list[list[float]]:
         """Embed many queries, in one call where the model for queries has one."""
+        calls.await_turn(self)
         return embed_queries(self._query_embed_model, queries)
 
     def _get_query_embedding(self, query: str) -> list[float]:

@@ -90,3 +90,20 @@ def _public_call(embed_model: BaseEmbedding, what: What, prefix: str) -> Any:
     # Of queries, only the public call looks into LlamaIndex's cache.
     looks_up = what == "query" and embed_model.embeddings_cache is not None
     return getattr(embed_model, name) if owner is not BaseEmbedding or looks_up else None
+
+
+def fill_missing(model: BaseEmbedding) -> None:
+    """Give fields their defaults that LlamaIndex left out of a pickle, as it does what won't go in.
+
+    Its own models get them from their constructors, which take every field.
+    """
+    for name, field in type(model).model_fields.items():
+        if name not in vars(model):
+            vars(model)[name] = field.get_default(call_default_factory=True)
+
+
+def await_turn(model: BaseEmbedding) -> None:
+    """Wait until a model's rate limiter lets a call through, as LlamaIndex does in its calls."""
+    limiter = getattr(model, "rate_limiter", None)
+    if limiter is not None:
+        limiter.acquire()

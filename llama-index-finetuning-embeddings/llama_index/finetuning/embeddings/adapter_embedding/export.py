@@ -66,6 +66,7 @@ def export_sentence_transformer(
 
     from llama_index.finetuning.embeddings import upstream
     from llama_index.finetuning.embeddings.linear_ending import linear_ending
+    from llama_index.finetuning.embeddings.sentence_transformer.length import set_max_seq_length
 
     plain = SentenceTransformer(modules=[*inner], device=str(inner.device))
     left_out = (module_dimension(plain) or matrix.shape[1]) - matrix.shape[1]
@@ -77,7 +78,8 @@ def export_sentence_transformer(
     )
     ending = linear_ending(matrix, normalized=normalized)
     model = SentenceTransformer(modules=[*inner, *ending], device=str(inner.device))
-    model.max_seq_length = inner.max_seq_length
+    limit: Any = inner.max_seq_length
+    set_max_seq_length(model, limit)
     known: dict[str, str] = getattr(inner, "prompts", None) or {}
     prompts = {side: known.get(side) or "" for side in ("query", "text")}
     with atomic_folder(output_path) as folder:

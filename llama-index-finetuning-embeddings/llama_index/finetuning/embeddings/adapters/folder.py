@@ -30,6 +30,7 @@ BASE_SETTINGS: dict[str, type] = {
     "max_length": int,
     "normalize": bool,
     "query_instruction": str,
+    "revision": str,
     "text_instruction": str,
     "truncate_dim": int,
 }

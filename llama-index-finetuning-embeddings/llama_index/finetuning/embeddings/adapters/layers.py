@@ -13,6 +13,7 @@ from typing_extensions import Self
 
 from llama_index.finetuning.embeddings.adapters.folder import (
     AdapterDescription,
+    Transform,
     describe_adapter_folder,
     fill,
     retired_weights,
@@ -42,6 +43,9 @@ class BaseAdapter(nn.Module):
     your constructor, as JSON values) and ``forward``; saving and loading are inherited.
     """
 
+    # Whose vectors it was trained for, which its folder says.
+    trained_transform: Transform = "query"
+
     def get_config_dict(self) -> dict[str, Any]:
         """Return the constructor's arguments."""
         raise NotImplementedError(f"{type(self).__name__} must define 'get_config_dict'.")
@@ -57,7 +61,9 @@ class BaseAdapter(nn.Module):
             OutputError: The folder can't be written.
         """
         description = AdapterDescription(
-            adapter_class=type(self).__name__, adapter_config=self.get_config_dict()
+            adapter_class=type(self).__name__,
+            adapter_config=self.get_config_dict(),
+            transform=self.trained_transform,
         )
         with atomic_folder(output_path) as folder:
             write_adapter(self, folder, description)

@@ -77,10 +77,17 @@ def save_adapter(
     if saves_itself(adapter):
         adapter.save(str(folder))
         return
-    # Of the settings, HuggingFaceEmbedding hands one on and keeps no field of it.
-    truncate_dim = getattr(getattr(embed_model, "_model", None), "truncate_dim", None)
     settings = {name: getattr(embed_model, name, None) for name in BASE_SETTINGS}
-    settings["truncate_dim"] = settings["truncate_dim"] or truncate_dim
+    # HuggingFaceEmbedding hands these on, and its field of the length is not heeded afterwards.
+    inner = getattr(embed_model, "_model", None)
+    card = getattr(inner, "model_card_data", None)
+    for setting, value in (
+        ("max_length", getattr(inner, "max_seq_length", None)),
+        ("revision", getattr(card, "base_model_revision", None)),
+        ("truncate_dim", getattr(inner, "truncate_dim", None)),
+    ):
+        if isinstance(value, BASE_SETTINGS[setting]):
+            settings[setting] = value
     name = embed_model.model_name
     # Another kind of model may mean something else by such a name.
     kept = {name: one for name, one in settings.items() if isinstance(one, BASE_SETTINGS[name])}
@@ -126,12 +133,17 @@ def load_adapter(
             raise
         description = AdapterDescription({})  # such a class writes what it likes
     held = description.adapter_class
-    if adapter_cls is not None and held == LinearLayer.__name__ != adapter_cls.__name__:
-        adapter_cls = LinearLayer if is_identity(LinearLayer.load(path)) else adapter_cls
+    if adapter_cls is not None and held == LinearLayer.__name__:
+        namesake = adapter_cls.__name__ == held
+        foreign = not issubclass(adapter_cls, BaseAdapter)
+        # The folder is in the format of this package, which a foreign class of its name can't read.
+        if foreign if namesake else is_identity(LinearLayer.load(path)):
+            adapter_cls = LinearLayer
     if adapter_cls is not None and not issubclass(adapter_cls, BaseAdapter):
         return _load_foreign(path, adapter_cls), description
     cls = adapter_cls or _class_of(path, description)
     adapter = cls.load(os.fspath(path))
+    adapter.trained_transform = description.transform
     if is_own_class(cls) and description.dimension not in (None, adapter.in_features):
         raise ModelFolderError(
             f"{str(path)!r} holds an adapter for vectors of {adapter.in_features} dimensions and "

@@ -23,12 +23,12 @@ def model_behind(embed_model: BaseEmbedding, side: str) -> BaseEmbedding:
 
     A wrapper that leaves a side to another model says so by a method ``model_for``.
     """
-    while True:
-        model_for = getattr(embed_model, "model_for", None)
-        inner = embed_model if model_for is None else model_for(side)
+    while _does_no_more(embed_model, "model_for"):
+        inner = embed_model.model_for(side)  # type: ignore[attr-defined]
         if inner is embed_model:
-            return embed_model
+            break
         embed_model = inner
+    return embed_model
 
 
 def source_of(embed_model: BaseEmbedding, side: str) -> tuple[BaseEmbedding, list[Any]]:
@@ -41,14 +41,22 @@ def source_of(embed_model: BaseEmbedding, side: str) -> tuple[BaseEmbedding, lis
         The model, and what `adapted` is to pass its vectors through.
     """
     adapters: list[Any] = []
-    while True:
-        embed_model = model_behind(embed_model, side)
-        base_for = getattr(embed_model, "base_for", None)
-        base = None if base_for is None else base_for(side)
-        if base is None:
-            return embed_model, adapters[::-1]
+    while _does_no_more(embed_model := model_behind(embed_model, side), "base_for"):
         adapters.append(embed_model)
-        embed_model = base
+        embed_model = embed_model.base_for(side)  # type: ignore[attr-defined]
+    return embed_model, adapters[::-1]
+
+
+def _does_no_more(embed_model: BaseEmbedding, method: str) -> bool:
+    """Tell whether a wrapper's calls do nothing beyond what a method of its class says.
+
+    A class derived from it may do something of its own, and what stands in a wrapper's cache, or
+    how often it may be called, its base does not know.
+    """
+    known_here = ("embeddings_cache", "rate_limiter")
+    return method in vars(type(embed_model)) and all(
+        getattr(embed_model, name, None) is None for name in known_here
+    )
 
 
 def adapted(vectors: NDArray[np.float32], adapters: list[Any], side: str) -> NDArray[np.float32]:
@@ -69,9 +77,8 @@ def embed_queries(embed_model: BaseEmbedding, queries: list[str]) -> list[list[f
     LlamaIndex has a batch call for texts and none for queries. The models of this package have
     one, ``get_query_embedding_batch``; ``HuggingFaceEmbedding`` has a private one.
     """
-    batch_call = getattr(embed_model, "get_query_embedding_batch", None)
-    if batch_call is not None:
-        found: list[list[float]] = batch_call(queries)
+    if _has_batch_call(embed_model):
+        found: list[list[float]] = embed_model.get_query_embedding_batch(queries)  # type: ignore[attr-defined]
         return found
     if _embeds_queries_as_huggingface_does(embed_model):
         vectors: list[list[float]] = embed_model._embed(queries, prompt_name="query")  # type: ignore[attr-defined]
@@ -82,8 +89,19 @@ def embed_queries(embed_model: BaseEmbedding, queries: list[str]) -> list[list[f
 def has_query_batches(embed_model: BaseEmbedding) -> bool:
     """Tell whether `embed_queries` takes one call for many queries, or one for each."""
     base = _base_of(embed_model)
-    batch_call = getattr(base, "get_query_embedding_batch", None)
-    return batch_call is not None or _embeds_queries_as_huggingface_does(base)
+    if base is not embed_model and not _has_batch_call(embed_model):
+        return False
+    return _has_batch_call(base) or _embeds_queries_as_huggingface_does(base)
+
+
+def _has_batch_call(embed_model: BaseEmbedding) -> bool:
+    """Tell whether a model has a batch call for queries that does what its call for one does."""
+    for cls in type(embed_model).__mro__:
+        if "get_query_embedding_batch" in vars(cls):
+            return True
+        if {"get_query_embedding", "_get_query_embedding"} & vars(cls).keys():
+            return False
+    return False
 
 
 def _base_of(embed_model: BaseEmbedding) -> BaseEmbedding:

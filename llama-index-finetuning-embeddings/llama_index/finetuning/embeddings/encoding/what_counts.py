@@ -22,7 +22,7 @@ _FETCHING = re.compile(
 )
 # Words in the names of numbers and moments that change from call to call.
 _RECORDS = re.compile(
-    r"(?:^|_)(?:attempts|calls?|cost|count(?:er|s)?|created|deadline|elapsed|expires|failures|fd"
+    r"(?:^|_)(?:attempts|cached?|calls?|cost|count(?:er|s)?|created|deadline|elapsed|expires|failures|fd"
     r"|handle|hits|left|misses|pid|remaining|requests?|seen|spent|started|time(?:stamp)?|total"
     r"|usage|used|warn(?:ed|ings?))(?:_|$)",
     re.IGNORECASE,
