@@ -833,11 +833,6 @@ def test_plain_lines_are_one_question_only_if_it_ends(answer, expected):
             2,
             ["heat pump cost", "best heat pump"],
         ),
-        (
-            "<item>heat pump cost</item>.\n<item>best pump</item>.",
-            2,
-            ["heat pump cost", "best pump"],
-        ),
         # A list whose first number stood in the prompt.
         ("Can cats fly?\n2. Is water wet?", 2, ["Can cats fly?", "Is water wet?"]),
         ("Was ist Strom?\n2. Wie entsteht Wind?", 2, ["Was ist Strom?", "Wie entsteht Wind?"]),
@@ -907,6 +902,58 @@ def test_what_is_no_table_stays_whole(answer):
 
 
 @pytest.mark.parametrize(
+    ("answer", "first"),
+    [
+        ("What is printed?\n```\n1, 2\n3, 4\n```\nWhat is the type?", "What is printed?"),
+        ("1. Which matrix is symmetric?\n1, 2\n2, 1\n\n2. Why?", "Which matrix is symmetric?"),
+        ("What was sold?\n2019,2020\nLyft,Uber\n\nWhy?", "What was sold?"),
+        (
+            "1. How many rows has this CSV?\n```\nquestion,answer\nWho?,me\nWhat?,you\n```\n"
+            "2. How is it read?",
+            "How many rows has this CSV?",
+        ),
+        (
+            "What does this SQL return?\n id | text \n----|----\n 1 | x\n 2 | y\nHow is it sorted?",
+            "What does this SQL return?",
+        ),
+        (
+            "1. Explain this HTML: <ul><li>a</li><li>b</li></ul>\n2. Explain CSS.",
+            "Explain this HTML: <ul><li>a</li><li>b</li></ul>",
+        ),
+        (
+            "What does <p>Hello there my good friend</p> show?",
+            "What does <p>Hello there my good friend</p> show?",
+        ),
+        ("[Question 1: What is x?]", "[Question 1: What is x?]"),
+        (
+            "- Convert this XML to JSON: <text>hello</text>.\n- Describe XML namespaces.",
+            "Convert this XML to JSON: <text>hello</text>.",
+        ),
+        (
+            "1. <li>a</li>, <li>b</li> and <li>c</li>: how do they render?\n2. Why?",
+            "<li>a</li>, <li>b</li> and <li>c</li>: how do they render?",
+        ),
+    ],
+)
+def test_what_questions_speak_of_is_no_answer(answer, first):
+    """Tables, code and tags of a question stay with it, or go, and never stand in its place."""
+    assert parse_questions(answer, 2)[0].text == first
+
+
+@pytest.mark.parametrize(
+    ("answer", "limit"),
+    [
+        ("Here are three queries:\nHow to fix pods\nnode pressure\nkube eviction", 2),
+        ("What is x\nhow is y\nwhy z", 2),
+        ("How to bake bread\nbread recipe\nsourdough starter\nyeast", 3),
+    ],
+)
+def test_one_query_more_than_asked_for(answer, limit):
+    """Lines of keywords stay queries of their own."""
+    assert len(parse_questions(answer, limit)) > limit
+
+
+@pytest.mark.parametrize(
     "label",
     [
         "\u3010\u8cea\u554f1\u3011",
@@ -925,8 +972,8 @@ def test_labels_of_questions_in_other_languages(label):
 
 
 def test_an_answer_below_its_question_behind_a_dash():
-    """With or without its number."""
-    for label in ("A", "A1", "Answer"):
+    """With a number, or in full."""
+    for label in ("A1", "Answer"):
         found = parse_questions(f"What is X?\n{label} - a device that moves heat", 2)
         assert [(q.text, q.answer) for q in found] == [("What is X?", "a device that moves heat")]
 

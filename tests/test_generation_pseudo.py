@@ -157,6 +157,12 @@ def test_front_matter_without_a_title_on_its_line(title):
     assert list(dataset.queries.values()) == ["Install the package with pip."]
 
 
+def test_signs_of_yaml_inside_quotation_marks():
+    """There they are a part of the title."""
+    dataset = pseudo_query_pairs([TextNode(text='---\ntitle: ">5 reasons"\n---\nOne. Two.')])
+    assert list(dataset.queries.values()) == [">5 reasons"]
+
+
 @pytest.mark.parametrize("matter", ["---\nid: intro\n---", '+++\ntitle = "x"\n+++'])
 def test_front_matter_is_no_title_between_lines(matter):
     """A title may have a line above and one below; a field with its value is none."""

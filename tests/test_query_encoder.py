@@ -318,6 +318,16 @@ def test_dropout_that_is_a_number_is_left_out_too():
     assert not torch.equal(*outputs())
 
 
+def test_a_callable_that_makes_the_ranking_loss(query_engine, engine):
+    """It is known by what it makes, and its scale holds."""
+
+    def loss(model):
+        return upstream.losses().MultipleNegativesRankingLoss(model, scale=30.0)
+
+    assert query_engine(loss=loss).loss.scale == 30.0
+    assert engine(loss=loss, batching="by_document").loss.scale == 30.0
+
+
 def test_a_loss_that_is_set_after_a_run_has_the_bases_documents(query_engine, tiny_bert_dir):
     """By then the model is trained, and would embed the documents otherwise."""
     run = query_engine(epochs=8)

@@ -815,6 +815,28 @@ def test_a_run_that_stopped_early_stays_stopped(engine, tmp_path, monkeypatch, e
     assert record(again)["metrics"] == record(first)["metrics"]
 
 
+def test_the_configuration_stays_as_it_was(engine, tiny_bert_dir, tmp_path):
+    """Only weights change: transformers would write the tokenizer's special tokens into it."""
+    base = shutil.copytree(tiny_bert_dir, tmp_path / "base")
+    config = json.loads((base / "config.json").read_text())
+    config.update(pad_token_id=None, bos_token_id=None, eos_token_id=None)
+    (base / "config.json").write_text(json.dumps(config))
+    run = engine(model_id=str(base))
+    before = run.model[0].auto_model.config.to_dict()
+    run.finetune()
+    assert run.model[0].auto_model.config.to_dict() == before
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+def test_a_config_of_a_saved_adapter_trains_again(engine, tmp_path):
+    """PEFT saves it as one for inference."""
+    peft = pytest.importorskip("peft")
+    config = peft.LoraConfig(target_modules=["query", "value"], inference_mode=True)
+    run = engine(peft_config=config)
+    run.finetune()
+    assert config.inference_mode
+
+
 def test_the_engines_own_loss_may_be_set_again(engine):
     """With its settings; it is no part of another loss."""
     loss = upstream.losses().MultipleNegativesRankingLoss

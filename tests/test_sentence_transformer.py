@@ -837,6 +837,25 @@ def test_micro_batches_hold_like_lengths_within_their_budget(tiny_bert_dir, budg
     assert lengths == 2 * [6, 5, 4, 3, 3]
 
 
+def test_padding_on_the_left_is_cut_too(tiny_bert_dir):
+    """As the tokenizers of decoders pad: short texts cost no more for a long one beside them."""
+    model = SentenceTransformer(str(tiny_bert_dir), device="cpu")
+    masks = []
+    model[0].register_forward_pre_hook(lambda _, args: masks.append(args[0]["attention_mask"]))
+    texts = ["amber bridge river candle engine", "amber", "river", "bridge"]
+    targets = Targets(torch.eye(4, dtype=torch.int8), torch.arange(4), [frozenset()] * 4)
+    shapes = []
+    for side in ("right", "left"):
+        model.tokenizer.padding_side = side
+        tokens = upstream.preprocess(model, texts, "")
+        tokens["image_text_info"] = [*texts]
+        DocumentRankingLoss(model, micro_batch_tokens=8)([tokens, dict(tokens)], targets)
+        shapes.append(sorted(tuple(mask.shape) for mask in masks))
+        masks.clear()
+    assert shapes[0] == shapes[1]
+    assert (1, 7) in shapes[0]
+
+
 @pytest.mark.parametrize(("budget", "most", "overhead"), [(40, None, 5), (40, 3, 0), (9, None, 50)])
 def test_micro_batches_cost_the_least_that_any_could(budget, most, overhead):
     """Among all ways to cut the texts into runs, none costs less."""

@@ -37,9 +37,6 @@ _HOLDERS: dict[type, str] = {
     property: "fget",
     functools.cached_property: "func",
     functools.singledispatchmethod: "func",
-    classmethod: "__func__",
-    staticmethod: "__func__",
-    types.MethodType: "__func__",
 }
 _GLOBAL = ("LOAD_GLOBAL", "LOAD_NAME")
 # Whether a caller gave a value for good, or an object holds it.
@@ -116,7 +113,8 @@ def written_in(kind: type) -> Iterator[tuple[str, Any]]:
 def _constants(named: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
     """Yield what a class or a module says itself: its functions and its constants."""
     for name, value in named:
-        said = getattr(value, _HOLDERS.get(type(value), ""), value)
+        held = (name for kind, name in _HOLDERS.items() if isinstance(value, kind))
+        said = getattr(value, next(held, "__func__"), value)
         if isinstance(said, _CACHED):
             said = said.__wrapped__
         if isinstance(said, types.FunctionType):

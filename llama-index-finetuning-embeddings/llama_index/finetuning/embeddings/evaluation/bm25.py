@@ -38,7 +38,8 @@ def bm25_rankings(
 
     # Letters, with their marks, and digits of any script; an underscore parts words, so that
     # identifiers match.
-    pattern = rf"(?u)(?:[^\W_][{combining_marks()}{_JOINERS}]*)+"
+    marks = rf"(?![\x00-\x7f])[{combining_marks()}{_JOINERS}]+"  # not looked for in ASCII
+    pattern = rf"(?u)[^\W_]+(?:{marks}[^\W_]*)*"
 
     def words(texts: list[str]) -> list[list[str]]:
         composed = [unicodedata.normalize("NFC", text) for text in texts]

@@ -130,6 +130,8 @@ _ASKS_IN_WORDS = re.compile(
 )
 _NUMBER = re.compile(r"\d{1,3}")
 _NO_LETTERS = re.compile(r"[\W\d_]+")
+_TASK = re.compile(rf"(?:{_TASKS})\b", re.IGNORECASE)
+_LONGEST_QUERY = 4  # words; of more a line of keywords seldom is
 _LONGEST_BEGUN = 1000  # characters; nothing that long is the start of a question
 _SHORTEST_SENTENCE = 4  # words; fewer are a topic
 _ENDED = re.compile(rf"[.!:;{MARKS}\u3002\uff01\uff1a][\"'\u201d)\]*_\u00bb]*$")
@@ -168,7 +170,9 @@ def parse_lines(response: str, limit: int) -> list[Question]:
         # A deeper point that asks nothing explains the one above it; where only deeper ones ask,
         # those above are topics. One that ends in a colon announces those below.
         topics = not any(
-            line.asks or _ASKS_IN_WORDS.match(line.text) for line in items if line.indent <= outer
+            line.asks or (_ended(line.text) and _ASKS_IN_WORDS.match(line.text))
+            for line in items
+            if line.indent <= outer
         )
         items = [line for line in items if line.asks or (line.indent <= outer and not topics)]
         items = [line for line in items if line.asks or not line.text.endswith((":", "\uff1a"))]
@@ -271,8 +275,8 @@ def _classified(response: str, limit: int) -> list[_Line]:
             lines.append(line)
             joined, aside, listing, answering = True, False, False, False
     parted = [part for line in lines for part in _parted(line)]
-    # More lines than were asked for, the first of which asks: one question on several lines.
-    whole = len(lines) <= limit < len(parted) and all(_begins_to_ask(line) for line in lines)
+    # More lines than were asked for, where one alone begins to ask: a question on several lines.
+    whole = len(lines) <= limit < len(parted) and all(_is_one(line) for line in lines)
     return lines if whole else parted
 
 
@@ -416,8 +420,14 @@ def _continues(previous: _Line, line: _Line) -> bool:
     return begun and ends
 
 
-def _begins_to_ask(line: _Line) -> bool:
-    return line.text[:1].isupper() and _ASKS_IN_WORDS.match(line.text) is not None
+def _is_one(line: _Line) -> bool:
+    """Tell whether the lines that were joined are a long task rather than queries."""
+    return (
+        line.text[:1].isupper()
+        and _TASK.match(line.text) is not None
+        and not any(_ASKS_IN_WORDS.match(piece) for piece in line.pieces[1:])
+        and max(len(piece.split()) for piece in line.pieces) > _LONGEST_QUERY
+    )
 
 
 def _parted(line: _Line) -> list[_Line]:

@@ -48,7 +48,9 @@ _TAGGED_LABEL = re.compile(
 )
 # A few words, which a question about HTML would show its tags on.
 _TAGGED_WORDS = re.compile(
-    rf"<{_EMPHASIS}(?!(?:text|words?|content|hello|foo|bar)<)([^\s<>]+(?: [^\s<>]+){{0,11}})</\1>",
+    rf"<{_EMPHASIS}(?!(?:text|words?|content|hello|foo|bar)<)"
+    r"(?!(?:[^\s<>]+ ){3}[^<>]{0,200}</(?:p|span)>)"  # which would be a paragraph of a page
+    r"([^\s<>]+(?: [^\s<>]+){0,11})</\1>",
     re.I,
 )
 _OF_HTML = re.compile(r"`|\b(?:html5?|tags?|elements?|markup|css|browsers?|render\w*)\b", re.I)

@@ -41,7 +41,7 @@ _KNOWN_FIELD = re.compile(
     re.M,
 )
 _TITLE_FIELD = re.compile(
-    r"^title:[ ]*([\"']?)(?P<title>(?![\"']{1,2}[ ]*$|[>|])\S.*?)\1[ ]*$", re.I | re.M
+    r"^title:[ ]*(?![\"']{1,2}[ ]*$|[>|])([\"']?)(?P<title>\S.*?)\1[ ]*$", re.I | re.M
 )
 _TITLE_LINE = re.compile(
     r"\A\s*(?P<title>[^\n]{0,119}[^\s.!?:;,\u3002\uff1f\uff01])[ ]*\n[ ]*\n(?P<body>.*)\Z",

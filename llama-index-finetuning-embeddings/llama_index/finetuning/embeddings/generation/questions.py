@@ -60,7 +60,7 @@ _SEPARATOR = (
 
 # "Question 1:", "Q2.", "Question 1 of 2 (easy) -", with the rest of the line behind it.
 QUESTION_LABEL = re.compile(
-    r"[\u3010\[]?(?:(?:first|second|third|fourth|fifth|final)\s*:|"
+    r"\u3010?(?:(?:first|second|third|fourth|fifth|final)\s*:|"
     r"(?:(?:first|second|third|fourth|fifth|final) )?"
     rf"(?:{_QUESTION_WORDS}|keywords?(?=\s*\d))\.?\s*"
     r"(?:#|\u2116|no?\.|n[\u00ba\u00b0]|nr\.?|s\u1ed1)?\s*"
@@ -74,9 +74,9 @@ ANSWER_LABEL = re.compile(
     rf"|(?!solution|response)(?:{_ANSWER_WORDS})\s*\d*\s[-\u2013\u2014]\s)\s*",
     re.IGNORECASE,
 )
-# Below a question: "A1 - ", "A - ", "Solution - ".
+# Below a question: "A1 - ", "Solution - ".
 ANSWER_DASH = re.compile(
-    rf"(?:(?:{_ANSWER_WORDS})\s*\d*|a\s?\d*)\s[-\u2013\u2014]\s+", re.IGNORECASE
+    rf"(?:(?:{_ANSWER_WORDS})\s*\d*|a\s?\d+)\s[-\u2013\u2014]\s+", re.IGNORECASE
 )
 NOTE_LABEL = re.compile(
     rf"[(\[]?(?:(?:{_NOTE_WORDS})\s*(?:\([^)]*\)\s*)?[:\uff1a]"

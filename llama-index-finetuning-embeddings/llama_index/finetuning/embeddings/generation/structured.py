@@ -69,7 +69,12 @@ _TAG = re.compile(
 )
 # "1. <question>"
 _TAGGED_LINE = re.compile(r"[^\w<]*(?:\d{1,3}[^\w<]*)?<")
-_LAST = re.compile(r"[\s,;.]*(?:\([^()]*\)[\s,;.]*)?(?:<|$)")
+_INTRODUCED = re.compile(
+    r"\W*(?:sure|certainly|of course|okay|absolutely|"
+    r"here(?:['\u2019]s| are| is)|below (?:are|is))\b[^<?\n]{0,200}[:!][^\w<]*<",
+    re.IGNORECASE,
+)
+_LAST = re.compile(r"\s*(?:<|$)")
 _LAST_OF_QUESTION = re.compile(r"[^\w<(]*(?:\([^()]*\)[^\w<()]*)?(?:<|$)")
 # With the remark behind it. Not past the next such tag: each is looked at once.
 _TAGGED_QUESTION = re.compile(
@@ -258,9 +263,7 @@ def _from_tags(response: str) -> list[Question]:
 
 def _begins_with_tag(line: str) -> bool:
     """Tell whether a line begins with a tag, perhaps behind "Here they are:" or "Sure!"."""
-    head, tag, _ = line.partition("<")
-    begins = head if "?" in head else head[max(head.rfind(":"), head.rfind("!")) + 1 :]
-    return _TAGGED_LINE.match(begins + tag) is not None
+    return _TAGGED_LINE.match(line) is not None or _INTRODUCED.match(line) is not None
 
 
 def _broken(line: str) -> str:
@@ -280,31 +283,47 @@ def _is_rule(cells: list[str]) -> bool:
     return all(_RULE_CELL.fullmatch(cell) for cell in cells if cell)
 
 
-def _ruled(lines: list[str]) -> list[list[str]]:
-    """Return the rows of a Markdown table without outer bars: those around its ruled line."""
-    for i, line in enumerate(lines[1:], start=1):
-        if "|" in line and "|" in lines[i - 1] and _is_rule(_cells(line)):
-            below = itertools.takewhile(lambda one: "|" in one, lines[i:])
-            return [_cells(one) for one in (lines[i - 1], *below)]
+def _unframed(lines: list[str]) -> list[list[str]]:
+    """Return the rows of a Markdown table without outer bars, or of a CSV table.
+
+    Where a line around it asks, it is something that the questions speak of.
+    """
+    for i, line in enumerate(lines[:-1]):
+        if "|" in line and "|" in lines[i + 1] and _is_rule(_cells(lines[i + 1])):
+            table = list(itertools.takewhile(lambda one: "|" in one, lines[i:]))
+            rows = [_cells(one) for one in table]
+        elif _is_header(names := line.replace('"', "").split(",")):
+            table = list(itertools.takewhile(lambda one: one and not _FENCE.match(one), lines[i:]))
+            rows = _separated_by_commas(table, names)
+        else:
+            continue
+        around = [*lines[:i], *lines[i + len(table) :]]
+        asked = any(
+            (ASKS.search(one) and not offers(one)) or _ASKING_LINE.match(one) for one in around
+        )
+        return [] if asked else rows
     return []
 
 
-def _separated_by_commas(lines: list[str]) -> list[list[str]]:
-    """Return the rows of a CSV table whose header names nothing but questions and answers."""
-    for i, line in enumerate(lines):
-        names = [name.strip() for name in line.replace('"', "").split(",")]
-        if len(names) > 1 and all(is_question_word(one) or is_answer_word(one) for one in names):
-            table = itertools.takewhile(lambda one: one and not _FENCE.match(one), lines[i:])
-            with contextlib.suppress(csv.Error):
-                rows = list(csv.reader(table, skipinitialspace=True))
-                return rows if all(_fits(row, names) for row in rows) else []
+def _is_header(names: list[str]) -> bool:
+    """Tell whether names are of questions and answers, and nothing else."""
+    words = [name.strip() for name in names]
+    return len(words) > 1 and all(
+        not word.isdigit() and (is_question_word(word) or is_answer_word(word)) for word in words
+    )
+
+
+def _separated_by_commas(table: list[str], names: list[str]) -> list[list[str]]:
+    with contextlib.suppress(csv.Error):
+        rows = list(csv.reader(table, skipinitialspace=True))
+        return rows if all(_fits(row, names) for row in rows) else []
     return []
 
 
 def _fits(row: list[str], names: list[str]) -> bool:
     """Tell whether a row has its cells and only questions ask: a comma may part a sentence."""
     return len(row) == len(names) and not any(
-        ASKS.search(cell) and not is_question_word(name)
+        ASKS.search(cell) and not is_question_word(name.strip())
         for cell, name in zip(row, names, strict=True)
     )
 
@@ -312,7 +331,7 @@ def _fits(row: list[str], names: list[str]) -> bool:
 def _from_table(response: str) -> list[Question]:
     lines = [line.strip() for line in response.splitlines()]
     framed = [_cells(line) for line in lines if line.startswith("|") and line.endswith("|")]
-    rows = framed or _ruled(lines) or _separated_by_commas(lines)
+    rows = framed or _unframed(lines)
     if len(rows) < 2:
         return []
     header, *body = rows

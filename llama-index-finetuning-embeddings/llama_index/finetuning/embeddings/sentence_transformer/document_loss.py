@@ -135,7 +135,8 @@ class DocumentRankingLoss(nn.Module):
         asking = functional.normalize(asking.float(), dim=1)
         answers = functional.normalize(answers.float(), dim=1)
         lines, columns = (targets == POSITIVE).nonzero(as_tuple=True)
-        scores = (asking @ answers.T * self.scale)[lines]
+        with torch.autocast(asking.device.type, enabled=False):
+            scores = (asking @ answers.T * self.scale)[lines]
         hidden = (targets != NEGATIVE)[lines].scatter(1, columns[:, None], False)
         return functional.cross_entropy(scores.masked_fill(hidden, float("-inf")), columns)
 
@@ -230,17 +231,19 @@ def _packed(
 
 
 def _rows(features: Features, rows: Tensor) -> Features:
-    """Take some rows of a padded batch and cut the padding that they all share at the end."""
+    """Take some rows of a padded batch and cut the padding that they all share at either end."""
     mask = features["attention_mask"]
     n, padded = mask.shape
     used = mask[rows].any(dim=0).nonzero()
-    width = int(used[-1]) + 1 if len(used) else padded
+    width = slice(int(used[0]), int(used[-1]) + 1) if len(used) else slice(None)
     taken: Features = {}
     for name, value in features.items():
-        if not (isinstance(value, Tensor) and value.ndim and value.shape[0] == n):
+        if isinstance(value, list) and len(value) == n:
+            taken[name] = [value[i] for i in rows.tolist()]
+        elif not (isinstance(value, Tensor) and value.ndim and value.shape[0] == n):
             taken[name] = value
         elif value.ndim == 2 and value.shape[1] == padded:
-            taken[name] = value[rows, :width]
+            taken[name] = value[rows, width]
         else:
             taken[name] = value[rows]
     return taken

@@ -64,6 +64,12 @@ class RetrievalEvaluator(_Evaluator):  # type: ignore[misc]
             kwargs["corpus_embeddings"] = self._document_vectors
         return super().__call__(model, *args, **kwargs)
 
+    def embed_inputs(
+        self, model: SentenceTransformer, sentences: Any, encode_fn_name: Any = None, **kwargs: Any
+    ) -> Any:
+        """Embed as LlamaIndex does, by the prompts alone: a model may cut each side to a length."""
+        return super().embed_inputs(model, sentences, None, **kwargs)
+
     def document_vectors(self) -> dict[str, Tensor]:
         """Return the vectors of frozen documents that were embedded so far, by their text."""
         if self._document_vectors is None:

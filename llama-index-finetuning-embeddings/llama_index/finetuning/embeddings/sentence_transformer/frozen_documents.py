@@ -86,7 +86,9 @@ class FrozenDocuments:
 
     def take_over(self, other: "FrozenDocuments") -> None:
         """Use what the untouched base made for another loss; by now it may be trained."""
-        self.vectors, self.whitening = other.vectors, other.whitening if self._whiten else None
+        same = (self.keys, self._text_prompt) == (other.keys, other._text_prompt)
+        if same and (other._whiten or not self._whiten):
+            self.vectors, self.whitening = other.vectors, other.whitening if self._whiten else None
 
     def encode(
         self, model: SentenceTransformer, dtype: torch.dtype | None, known: Mapping[str, Tensor]

@@ -62,6 +62,8 @@ def _before_the_trained_layers(model: SentenceTransformer) -> list[nn.Parameter]
     transformer = upstream.transformer_of(model)
     if transformer is None or lora.has_adapter(model):
         return []
+    # Of a model of texts and pictures, the part that reads texts.
+    transformer = getattr(transformer, "text_model", transformer)
     stacks = [one for one in transformer.modules() if isinstance(one, nn.ModuleList)]
     layers = max(stacks, key=_size, default=nn.ModuleList())
     n_kept = len(layers) // _KEPT

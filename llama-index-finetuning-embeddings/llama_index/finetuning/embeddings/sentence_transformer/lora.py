@@ -31,11 +31,14 @@ def add_adapter(model: SentenceTransformer, peft_config: Any) -> None:
     if found is None:
         raise ConfigurationError("'peft_config' needs a transformer model, which this one is not.")
     module, name, transformer = found
-    # A copy: PEFT writes into it what it finds in the model.
+    # A copy: PEFT writes into it what it finds in the model. One that was read from a saved
+    # adapter's folder is for inference.
+    config = copy.deepcopy(peft_config)
+    config.inference_mode = False
     # A head behind the transformer would train at the adapter's rate, and is no part of it.
     model.requires_grad_(False)
     try:
-        adapted = peft.get_peft_model(transformer, copy.deepcopy(peft_config))
+        adapted = peft.get_peft_model(transformer, config)
     except ValueError as error:  # modules that the model does not have, for instance
         raise ConfigurationError(
             f"'peft_config' does not fit the model {type(transformer).__name__}: {error}"

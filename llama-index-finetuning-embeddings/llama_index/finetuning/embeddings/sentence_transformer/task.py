@@ -113,6 +113,8 @@ def build_task(
         ConfigurationError: The loss can't be trained by document, or not on this data, or the
             model has fewer dimensions than are asked for.
     """
+    if callable(loss) and not isinstance(loss, nn.Module | type):
+        loss = build_loss(loss, model)
     ranking = plain_ranking(loss)
     if isinstance(loss, DocumentRankingLoss):  # that of an engine
         ranking = PlainRanking(loss.scale, loss.symmetric, loss.micro_batch_texts)

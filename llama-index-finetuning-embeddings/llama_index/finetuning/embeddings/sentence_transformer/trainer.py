@@ -32,6 +32,9 @@ class Trainer(SentenceTransformerTrainer):  # type: ignore[misc]
     def __init__(self, *, batch_sampler: Callable[..., Any], **kwargs: Any) -> None:
         self._make_batch_sampler = batch_sampler
         super().__init__(**kwargs)
+        # Transformers 5 would write the tokenizer's special tokens into the model's configuration,
+        # of which a finetuned model may differ by its weights alone.
+        self.processing_class = None
         self.add_callback(_Epochs(self))
         self.add_callback(_MissedEvaluation(self))
         self.sampler: Any = None

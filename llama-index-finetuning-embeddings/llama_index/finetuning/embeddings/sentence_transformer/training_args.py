@@ -87,6 +87,9 @@ def merge_training_args(
             f"(got {type(given).__name__})."
         )
     asked = {**(given or {}), **overrides}
+    if asked.get("gradient_checkpointing"):
+        # The reentrant kind, the default of transformers 4, finds no gradient behind frozen layers.
+        asked.setdefault("gradient_checkpointing_kwargs", {"use_reentrant": False})
     for name, reason in _TAKEN.items():
         if name in asked:
             raise ConfigurationError(
