@@ -143,11 +143,7 @@ class AdapterEmbeddingModel(BaseEmbedding):
             ConfigurationError: ``base_embed_model`` is not given.
             ModelFolderError: The adapter's folder can't be loaded.
         """
-        if "base_embed_model" not in kwargs:
-            raise ConfigurationError(
-                "'base_embed_model' must be given beside what 'to_dict' returned, which only names "
-                f"it (got {data.get('base_model_name')!r} there)."
-            )
+        calls.require_models(data, kwargs, {"base_embed_model": "base_model_name"})
         own: dict[str, Any] = {name: data[name] for name in ("adapter_path", "embed_batch_size")}
         return cls(**{**own, "transform_query": data["transform"] != "none", **kwargs})
 

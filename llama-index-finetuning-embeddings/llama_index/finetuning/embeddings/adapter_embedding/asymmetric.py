@@ -74,15 +74,8 @@ class AsymmetricEmbeddingModel(BaseEmbedding):
         Raises:
             ConfigurationError: A model is not given.
         """
-        for name, told in (
-            ("query_embed_model", "query_model_name"),
-            ("text_embed_model", "text_model_name"),
-        ):
-            if name not in kwargs:
-                raise ConfigurationError(
-                    f"{name!r} must be given beside what 'to_dict' returned, which only names it "
-                    f"(got {data.get(told)!r} there)."
-                )
+        names = {"query_embed_model": "query_model_name", "text_embed_model": "text_model_name"}
+        calls.require_models(data, kwargs, names)
         model = cls(**kwargs)
         model.embed_batch_size = data["embed_batch_size"]
         return model

@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 from llama_index.core.base.embeddings.base import BaseEmbedding
 
+from llama_index.finetuning.embeddings.errors import ConfigurationError
+
 What = Literal["query", "text", "texts"]
 Vector = list[float]
 
@@ -56,9 +58,7 @@ def embed(embed_model: BaseEmbedding, what: What, texts: list[str]) -> list[Vect
     """
     call = _public_call(embed_model, what, "")
     if call is None:
-        limiter = getattr(embed_model, "rate_limiter", None)
-        if limiter is not None:
-            limiter.acquire()
+        await_turn(embed_model)
         if embed_model.embeddings_cache is not None:
             return embed_model._get_text_embeddings_cached(texts)
         call = getattr(embed_model, f"_get_{_INNER[what]}")
@@ -90,6 +90,25 @@ def _public_call(embed_model: BaseEmbedding, what: What, prefix: str) -> Any:
     # Of queries, only the public call looks into LlamaIndex's cache.
     looks_up = what == "query" and embed_model.embeddings_cache is not None
     return getattr(embed_model, name) if owner is not BaseEmbedding or looks_up else None
+
+
+def require_models(told: dict[str, Any], given: dict[str, Any], names: dict[str, str]) -> None:
+    """Make sure that the models which ``to_dict`` only names are given to ``from_dict``.
+
+    Args:
+        told: What ``to_dict`` returned.
+        given: The arguments beside it.
+        names: The models' arguments, each with the field that names its model.
+
+    Raises:
+        ConfigurationError: A model is not given.
+    """
+    for name, field in names.items():
+        if name not in given:
+            raise ConfigurationError(
+                f"{name!r} must be given beside what 'to_dict' returned, which only names it "
+                f"(got {told.get(field)!r} there)."
+            )
 
 
 def fill_missing(model: BaseEmbedding) -> None:

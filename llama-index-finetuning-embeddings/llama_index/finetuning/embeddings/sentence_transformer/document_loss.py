@@ -235,7 +235,7 @@ def _rows(features: Features, rows: Tensor) -> Features:
     mask = features["attention_mask"]
     n, padded = mask.shape
     used = mask[rows].any(dim=0).nonzero()
-    width = slice(int(used[0]), int(used[-1]) + 1) if len(used) else slice(None)
+    span = slice(int(used[0]), int(used[-1]) + 1) if len(used) else slice(None)
     taken: Features = {}
     for name, value in features.items():
         if isinstance(value, list) and len(value) == n:
@@ -243,7 +243,7 @@ def _rows(features: Features, rows: Tensor) -> Features:
         elif not (isinstance(value, Tensor) and value.ndim and value.shape[0] == n):
             taken[name] = value
         elif value.ndim == 2 and value.shape[1] == padded:
-            taken[name] = value[rows, width]
+            taken[name] = value[rows, span]
         else:
             taken[name] = value[rows]
     return taken
